@@ -1,0 +1,117 @@
+"""
+Typed events for AI-agent frameworks, and independent sinks that observe them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harken.bus import Bus
+from harken.delivery import (
+    Delivered,
+    Delivery,
+    FlushReport,
+    Overflow,
+    Sink,
+    SupportsAfterFork,
+    SupportsAttached,
+    SupportsClose,
+    SupportsFlush,
+)
+from harken.envelope import Clock, Envelope, Ids
+from harken.errors import HarkenError
+from harken.event import (
+    JSON,
+    ContentKind,
+    Event,
+    EventType,
+    Outcome,
+    OutcomeFrom,
+    content,
+    decode,
+    describe,
+    event_name,
+    event_types,
+    find,
+    outcome_from,
+    schema,
+    unit,
+)
+from harken.operation import Operation
+from harken.scope import (
+    Scope,
+    bind,
+    child_env,
+    current_context,
+    inject,
+    register_trace_source,
+    scope,
+)
+from harken.subscription import Handler, Health, Predicate, SubscriberHealth, Subscription
+
+if TYPE_CHECKING:
+    from harken.settings import Settings, configure
+    from harken.sinks.structlog import configure_logging
+
+__all__ = [
+    "JSON",
+    "Bus",
+    "Clock",
+    "ContentKind",
+    "Delivered",
+    "Delivery",
+    "Envelope",
+    "Event",
+    "EventType",
+    "FlushReport",
+    "Handler",
+    "HarkenError",
+    "Health",
+    "Ids",
+    "Operation",
+    "Outcome",
+    "OutcomeFrom",
+    "Overflow",
+    "Predicate",
+    "Scope",
+    "Settings",
+    "Sink",
+    "SubscriberHealth",
+    "Subscription",
+    "SupportsAfterFork",
+    "SupportsAttached",
+    "SupportsClose",
+    "SupportsFlush",
+    "bind",
+    "child_env",
+    "configure",
+    "configure_logging",
+    "content",
+    "current_context",
+    "decode",
+    "describe",
+    "event_name",
+    "event_types",
+    "find",
+    "inject",
+    "outcome_from",
+    "register_trace_source",
+    "schema",
+    "scope",
+    "unit",
+]
+
+# Loaded on first use: they know the sinks, and the sinks load their libraries.
+_LATE = {
+    "Settings": "harken.settings",
+    "configure": "harken.settings",
+    "configure_logging": "harken.sinks.structlog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        from importlib import import_module
+
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'harken' has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""
+What happens to buses at fork, at interpreter exit, and at the end of a child process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+from harken.event import on_terminal_declared
+
+if TYPE_CHECKING:
+    from harken.bus import Bus
+
+_live: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+def watch(bus: Bus) -> None:
+    """
+    Have *bus* renewed in forked children and closed at the end of this process.
+    """
+    _live.add(bus)
+    _close_with_child(bus)
+
+
+def _close_with_child(bus: Bus) -> None:
+    """
+    Have *bus* closed at the end of a `multiprocessing` child, which runs no exit hooks.
+
+    Such a child clears its finalizers as it begins, and then runs what is registered for after
+    the fork; that is where the finalizer has to be made.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+    util.register_after_fork(bus, _finalize_with_child)
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        _finalize_with_child(bus)
+
+
+def _finalize_with_child(bus: Bus) -> None:
+    util = sys.modules["multiprocessing.util"]
+    reference = weakref.ref(bus)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close_at_exit()
+
+    util.Finalize(None, close, exitpriority=100)
+
+
+def _close_all() -> None:
+    for bus in tuple(_live):
+        bus.close_at_exit()
+
+
+def _renew_all() -> None:
+    for bus in tuple(_live):
+        bus.after_fork()
+        _close_with_child(bus)
+
+
+def _refresh_all() -> None:
+    for bus in tuple(_live):
+        bus.refresh()
+
+
+on_terminal_declared(_refresh_all)
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

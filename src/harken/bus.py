@@ -1,0 +1,749 @@
+"""
+The bus: publish and subscribe, on blinker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import sys
+import threading
+import time as time_
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
+
+from harken._process import watch
+from harken.delivery import (
+    Delivery,
+    FlushReport,
+    Inline,
+    Marker,
+    Overflow,
+    Sink,
+    SupportsAttached,
+    SupportsClose,
+    Worker,
+)
+from harken.dispatch import Dispatcher
+from harken.envelope import Clock, Envelope, Ids, Mint
+from harken.errors import ClosedBusError, EventError, SubscriptionError
+from harken.event import CONTENT_KINDS, JSON, ContentKind, Event, describe
+from harken.flushing import flush
+from harken.operation import Operation
+from harken.pairing import Operations, Options, raise_for
+from harken.routes import Route, Routes
+from harken.scope import ambient, cause, outermost
+from harken.subscription import (
+    Handler,
+    Health,
+    Predicate,
+    Subscription,
+    batch_handler,
+    batch_writer,
+    weak_handler,
+)
+
+if TYPE_CHECKING:
+    from harken.body import Encoder
+    from harken.redaction import Redactor
+
+E = TypeVar("E", bound=Event)
+E1 = TypeVar("E1", bound=Event)
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+R = TypeVar("R")
+
+EXIT_TIMEOUT = 5.0
+"""Seconds that the close at interpreter exit may take."""
+
+_log = logging.getLogger("harken")
+
+
+class QueueOptions(TypedDict, total=False):
+    """
+    What may be said about the queue in front of a subscriber; see `Bus.subscribe()`.
+    """
+
+    capacity: int
+    capacity_bytes: int | None
+    overflow: Overflow
+    block_timeout: float | None
+
+
+class SubscribeOptions(QueueOptions, total=False):
+    """
+    The keyword arguments of `Bus.subscribe()` and `Bus.on()`.
+    """
+
+    where: Predicate | None
+    delivery: Delivery | None
+    loop: asyncio.AbstractEventLoop | None
+    required: bool
+    weak: bool
+    name: str | None
+
+
+class Bus:
+    """
+    Carries typed events from whoever publishes them to whoever subscribed.
+
+    Nothing is attached and no thread is started by itself. Every method may be called from any
+    thread, also while others publish; a forked child has queues and ids of its own. The bus
+    closes itself when the interpreter exits.
+
+    Args:
+        redaction: Takes secrets out of everything that leaves the process; False leaves them in.
+
+        capture_content:
+            Which content is kept beside its digest and size: a subset of ``arguments``,
+            ``result``, ``text``, ``thinking`` and ``messages``.
+
+        audit_types:
+            Raises or lowers the audit flag: from a dotted name, or a pattern such as ``tool.*``,
+            to whether it is audited. The last match counts.
+
+        clock: Where times come from.
+
+        ids: Where ids come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        redaction: Redactor | bool = True,
+        capture_content: Iterable[ContentKind] = ("arguments",),
+        audit_types: Mapping[str, bool] | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        self._redaction = redaction
+        self._capture = _content_kinds(capture_content)
+        self._dispatch = Dispatcher(
+            Mint(clock or Clock(), ids or Ids(), self._make_encoder), Routes(audit_types or {})
+        )
+        # What publish() reads, without a lock; emptied when something changes, and for good when
+        # the bus closes.
+        self._routes: dict[type, Route] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._workers: list[Worker] = []
+        self._shared_worker: Worker | None = None
+        self._operations = Operations(self._dispatch)
+        self._state: Literal["open", "closing", "closed", "exited"] = "open"
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._report = FlushReport({})
+        self._late = 0
+        watch(self)
+
+    def __repr__(self) -> str:
+        return f"<Bus {self._state}, {len(self._subscriptions)} subscribers>"
+
+    def publish(
+        self,
+        event: E,
+        *,
+        audit: bool | None = None,
+        time: datetime | None = None,
+        attributes: Mapping[str, JSON] | None = None,
+        causes: Iterable[str | Envelope[Event]] = (),
+    ) -> Envelope[E] | None:
+        """
+        Hand *event* to everyone who listens to its type or one of its bases.
+
+        First it is appended to the queues, then inline sinks are called, then inline handlers,
+        each in order of subscription. What a subscriber raises harms nobody. Works the same from
+        synchronous and asynchronous code, and blocks no longer than the inline subscribers.
+
+        Args:
+            audit: Overrides whether it is audited.
+
+            time: When it happened, if not now; aware, or in local time.
+
+            attributes: JSON scalars beside those of the scope.
+
+            causes: What made it happen: envelopes or their ids; by default what is being handled,
+                else the enclosing operation.
+
+        Returns:
+            The envelope; None when nobody listens, when its operation had ended already, and
+            after the close at interpreter exit.
+
+        Raises:
+            UnknownEventError: *event* has no event name.
+
+            ClosedBusError: The bus was closed.
+
+            DeliveryError: A required subscriber did not get it; all others did.
+        """
+        try:
+            route = self._routes[event.__class__]
+        except KeyError:
+            route = self._route(event.__class__)
+        if route.silent:
+            return None
+        if route.paired:
+            return cast("Envelope[E] | None", self._publish_paired(event, audit, time, attributes, causes))
+        dispatch = self._dispatch
+        mint = dispatch.mint
+        handled = cause.get()
+        envelope: Envelope[E] = Envelope(
+            event,
+            route.type,
+            mint.time_ns() if time is None else _time_ns(time),
+            0,
+            dispatch.next_seq(),
+            route.audit if audit is None else audit,
+            route.outcome or route.outcome_of(event),
+            ambient.get() or outermost(),
+            mint,
+            None,
+            _cause_ids(causes) if causes else () if handled is None else (handled.id,),
+            attributes,
+        )
+        route.published += 1
+        errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
+        if route.handlers:
+            failures = dispatch.to_handlers(route, envelope)
+            if failures:
+                errors = [*(errors or ()), *failures]
+        if errors:
+            raise_for(envelope, errors)
+        return envelope
+
+    def _publish_paired(
+        self,
+        event: Event,
+        audit: bool | None,
+        time: datetime | None,
+        attributes: Mapping[str, JSON] | None,
+        causes: Iterable[str | Envelope[Event]],
+    ) -> Envelope[Event] | None:
+        time_ns = None if time is None else _time_ns(time)
+        options = Options(audit, time_ns, attributes, _cause_ids(causes))
+        if describe(event).is_start:
+            return self._operations.publish_start(event, options)
+        return self._operations.publish_end(event, options)
+
+    def enabled(self, event_type: type[Event], /) -> bool:
+        """
+        Whether anybody listens to *event_type*; if not, its payload need not be built.
+        """
+        return self._state == "open" and not self._find_route(event_type).silent
+
+    def _find_route(self, cls: type) -> Route:
+        return self._routes.get(cls) or self._route(cls)
+
+    def operation(
+        self,
+        event: E,
+        *,
+        audit: bool | None = None,
+        attributes: Mapping[str, JSON] | None = None,
+        causes: Iterable[str | Envelope[Event]] = (),
+    ) -> Operation[E]:
+        """
+        Return the operation that *event* opens; enter it with ``with`` or ``async with``.
+
+        Args:
+            event: A start; a key that its author left empty is made.
+
+            audit: Overrides, for start and end, whether they are audited.
+
+            attributes: JSON scalars for start and end.
+
+            causes: What made it happen: envelopes or their ids.
+
+        Raises:
+            EventError: No event type ends this one.
+        """
+        cls = type(event)
+        options = Options(audit, None, attributes, _cause_ids(causes))
+        return Operation(
+            self._operations, event, options, lambda: not self._find_route(cls).silent
+        )
+
+    def _route(self, cls: type) -> Route:
+        route = self._dispatch.routes.find(cls)
+        with self._lock:
+            if self._state == "exited":
+                self._late += 1
+                return Route(route.type, (), audit=False, heard=False)
+            if self._state != "open":
+                raise ClosedBusError(
+                    f"cannot publish {route.type.name}: the bus is closed; publish before "
+                    "Bus.close(), or make a new bus"
+                )
+            self._routes[cls] = route
+            return route
+
+    def refresh(self) -> None:
+        """
+        Look up again who listens to what, from the next event on.
+        """
+        with self._lock:
+            self._dispatch.routes.forget()
+            self._routes = {}
+
+    @overload
+    def subscribe(
+        self, handler: Callable[[Envelope[Event]], object], /, **options: Unpack[SubscribeOptions]
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self, handler: Callable[[Envelope[E1]], object], type1: type[E1], /, **options: Unpack[SubscribeOptions]
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Envelope[E1 | E2]], object],
+        type1: type[E1],
+        type2: type[E2],
+        /,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Envelope[E1 | E2 | E3]], object],
+        type1: type[E1],
+        type2: type[E2],
+        type3: type[E3],
+        /,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self, handler: Callable[[Envelope[Event]], object], /, *types: type[Event], **options: Unpack[SubscribeOptions]
+    ) -> Subscription: ...
+    def subscribe(
+        self,
+        handler: Callable[[Envelope[Any]], object],
+        /,
+        *types: type[Event],
+        where: Predicate | None = None,
+        delivery: Delivery | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        required: bool = False,
+        weak: bool = False,
+        name: str | None = None,
+        **queue: Unpack[QueueOptions],
+    ) -> Subscription:
+        """
+        Call *handler* with the envelope of each event of *types*, from now on.
+
+        Args:
+            types: What to listen to, with all subclasses; none for every event.
+
+            where: Lets an envelope through or not.
+
+            delivery:
+                ``inline`` (within `publish()`), ``worker`` (one background thread for all),
+                ``isolated`` (a thread of its own) or ``loop`` (a coroutine function, awaited on
+                an event loop, one event after the other). By default coroutine functions are
+                ``loop`` and all others ``inline``.
+
+            loop: For ``loop``; by default the running one, else the first that publishes.
+
+            required: Whether its failure surfaces in `publish()`; only ``inline``.
+
+            weak: Whether to let *handler* go when nobody else holds it.
+
+            capacity: Events that may wait in its queue.
+
+            capacity_bytes: Bytes of payload that may wait in its queue; None for no bound.
+
+            overflow:
+                What happens when the queue is full: ``drop_oldest``, ``drop_newest``, ``block``
+                or ``raise``. What is dropped is counted and reported.
+
+            block_timeout: Seconds that ``block`` waits before it drops; None for ever.
+
+            name: What it is called in health, metrics and reports.
+
+        Raises:
+            SubscriptionError: It is not callable, or an option does not fit.
+
+            ClosedBusError: The bus was closed.
+        """
+        if not callable(handler):
+            raise SubscriptionError(
+                f"cannot subscribe {handler!r}: it is not callable; a sink goes to Bus.attach()"
+            )
+        coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)
+        )
+        chosen: Delivery = delivery or ("loop" if coroutine else "inline")
+        if coroutine != (chosen == "loop"):
+            raise SubscriptionError(
+                f"cannot subscribe {handler!r} with delivery={chosen!r}: coroutine functions, and "
+                "only they, are delivered on a loop"
+            )
+        called: Handler = handler
+        with self._lock:
+            subscription = self._subscription(
+                name or _name_of(handler, "__qualname__"),
+                types,
+                delivery=chosen,
+                required=required,
+                where=where,
+            )
+            if weak:
+                called = weak_handler(subscription, handler)
+            subscription.use_handler(called)
+            if chosen == "loop":
+                subscription.use_queue(**queue)
+                subscription.use_loop(called, loop, self._dispatch.report_drops)
+            elif chosen != "inline":
+                subscription.use_queue(**queue)
+                self._drain(subscription, batch_handler(subscription, called))
+            return self._begin(subscription)
+
+    def on(
+        self, *types: type[E], **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[[Envelope[E]], R]], Callable[[Envelope[E]], R]]:
+        """
+        Subscribe the decorated function to *types*; the options are those of `subscribe()`.
+        """
+
+        def decorate(handler: Callable[[Envelope[E]], R]) -> Callable[[Envelope[E]], R]:
+            self.subscribe(cast("Callable[[Envelope[Event]], object]", handler), *types, **options)
+            return handler
+
+        return decorate
+
+    def attach(
+        self,
+        sink: Sink,
+        /,
+        *types: type[Event],
+        delivery: Delivery | None = None,
+        required: bool | None = None,
+        name: str | None = None,
+        **queue: Unpack[QueueOptions],
+    ) -> Subscription:
+        """
+        Write the envelopes of each event of *types* to *sink* in batches, from now on.
+
+        Args:
+            sink: Anything with ``write(batch)``.
+
+            types: What to listen to, with all subclasses; none for every event. Transient types
+                must be named.
+
+            delivery:
+                ``inline`` (batches of one, within `publish()`), ``worker`` or ``isolated``; by
+                default the sink's own ``delivery``, else ``worker``.
+
+            required:
+                Whether its failure surfaces in `publish()`, after all others have heard; by
+                default the sink's own ``required``, else not. Only with ``inline``.
+
+            queue: The bounds of its queue, and what happens when it is full; see `subscribe()`.
+
+            name: What it is called in health, metrics and reports.
+
+        Raises:
+            SubscriptionError: It has no ``write()``, or an option does not fit.
+
+            ClosedBusError: The bus was closed.
+        """
+        if not callable(getattr(sink, "write", None)):
+            raise SubscriptionError(
+                f"cannot attach {sink!r}: it has no write(batch); a function goes to "
+                "Bus.subscribe()"
+            )
+        own: Delivery = getattr(sink, "delivery", "worker")
+        chosen = delivery or own
+        if chosen == "loop":
+            raise SubscriptionError(
+                f"cannot attach {sink!r} with delivery='loop'; use inline, worker or isolated"
+            )
+        with self._lock:
+            subscription = self._subscription(
+                name or _name_of(sink, "name"),
+                types,
+                delivery=chosen,
+                required=getattr(sink, "required", False) if required is None else required,
+                sink=sink,
+            )
+            write = batch_writer(subscription, sink.write)
+            if chosen == "inline":
+                subscription.inline = Inline(write)
+            else:
+                subscription.use_queue(**queue)
+                self._drain(subscription, write)
+            if isinstance(sink, SupportsAttached):
+                sink.attached(self)
+            return self._begin(subscription)
+
+    def _subscription(
+        self,
+        name: str,
+        types: tuple[type[Event], ...],
+        *,
+        delivery: Delivery,
+        required: bool,
+        where: Predicate | None = None,
+        sink: Sink | None = None,
+    ) -> Subscription:
+        if self._state != "open":
+            raise ClosedBusError(f"cannot subscribe {name}: the bus is closed; make a new one")
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        unique = next(
+            one for one in itertools.chain((name,), numbered) if one not in self._subscriptions
+        )
+        return Subscription(
+            self,
+            unique,
+            types,
+            delivery=delivery,
+            required=required,
+            where=where,
+            sink=sink,
+        )
+
+    def _begin(self, subscription: Subscription) -> Subscription:
+        self._subscriptions[subscription.name] = subscription
+        self._dispatch.routes.add(subscription)
+        self.refresh()
+        return subscription
+
+    def _drain(
+        self,
+        subscription: Subscription,
+        write: Callable[[list[Envelope[Event]]], Exception | None],
+    ) -> None:
+        def deliver(batch: list[Envelope[Event]]) -> None:
+            write(batch)
+            self._dispatch.report_drops(subscription)
+
+        with self._lock:
+            if subscription.delivery == "isolated":
+                worker = Worker(f"harken-{subscription.name}")
+                self._workers.append(worker)
+            else:
+                if self._shared_worker is None:
+                    self._shared_worker = Worker("harken-worker")
+                    self._workers.append(self._shared_worker)
+                worker = self._shared_worker
+        subscription.use_worker(worker, deliver)
+
+    def report_failure(self, subscription: Subscription, error_type: str) -> None:
+        """
+        Publish that a subscriber failed.
+        """
+        self._dispatch.report_failure(subscription, error_type)
+
+    def cancel(self, subscription: Subscription) -> None:
+        """
+        Take *subscription* off the bus; see `Subscription.cancel()`.
+        """
+        with self._lock:
+            if not subscription.active:
+                return
+            subscription.active = False
+            self._dispatch.routes.remove(subscription)
+            self.refresh()
+        queue = subscription.queue
+        if queue is None or not queue.pending:
+            self._retire(subscription)
+        else:
+            queue.mark(Marker(lambda: self._retire(subscription)))
+
+    def _retire(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._subscriptions.pop(subscription.name, None)
+        subscription.leave_worker()
+
+    def flush(self, timeout: float = 5.0) -> FlushReport:
+        """
+        Wait until every event whose `publish()` had returned was handed over.
+
+        Args:
+            timeout: Seconds to wait at most, over all subscribers.
+
+        Returns:
+            By subscriber what was delivered, dropped and is pending; true only if nothing is
+            pending. On an event loop's own thread its handlers cannot run meanwhile, so theirs
+            is reported as pending at once; use `aflush()` there.
+        """
+        self._operations.release_early()
+        return self._flush(time_.monotonic() + timeout)
+
+    def _flush(self, deadline: float) -> FlushReport:
+        subscriptions = self.subscriptions
+        for subscription in subscriptions:
+            self._dispatch.report_drops(subscription, at_once=True)
+        return flush(subscriptions, deadline)
+
+    async def aflush(self, timeout: float = 5.0) -> FlushReport:
+        """
+        Do what `flush()` does without blocking the event loop; under asyncio and trio.
+        """
+        return await _in_thread(lambda: self.flush(timeout))
+
+    async def aclose(self, timeout: float = 5.0) -> FlushReport:
+        """
+        Do what `close()` does without blocking the event loop; under asyncio and trio.
+        """
+        return await _in_thread(lambda: self.close(timeout))
+
+    def close(self, timeout: float = 5.0) -> FlushReport:
+        """
+        Refuse new events, end open operations, flush, and close the sinks.
+
+        Idempotent; a second call waits for the first and returns its report. Called at
+        interpreter exit and at the end of a `multiprocessing` child by itself.
+
+        Args:
+            timeout: Seconds it may take at most.
+        """
+        return self._close(timeout, "closed")
+
+    def close_at_exit(self) -> None:
+        """
+        Close, and from then on let events pass unheard instead of refusing them.
+        """
+        self._close(EXIT_TIMEOUT, "exited")
+
+    def _close(self, timeout: float, state: Literal["closed", "exited"]) -> FlushReport:
+        deadline = time_.monotonic() + timeout
+        with self._lock:
+            first = self._state == "open"
+            if first:
+                self._state = "closing" if state == "closed" else state
+                self.refresh()
+        if not first:
+            self._closed.wait(timeout)
+        else:
+            try:
+                self._operations.close()
+                self._report = self._flush(deadline)
+                self._stop_workers(deadline)
+                self._close_sinks(deadline)
+            finally:
+                self._closed.set()
+        self._state = state
+        return self._report
+
+    def _stop_workers(self, deadline: float) -> None:
+        for worker in self._workers:
+            if worker.stop(max(deadline - time_.monotonic(), 0.0)):
+                # What a publisher queued while the bus was closing.
+                worker.drain()
+
+    def _close_sinks(self, deadline: float) -> None:
+        for subscription in self.subscriptions:
+            sink = subscription.sink
+            if not isinstance(sink, SupportsClose):
+                continue
+            if subscription.worker is not None and subscription.worker.is_alive():
+                _log.error("%s is still busy and was left open", subscription.name)
+                continue
+            try:
+                sink.close(max(deadline - time_.monotonic(), 0.0))
+            except Exception as error:
+                subscription.failed(error)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """
+        Who listens, in order of subscription.
+        """
+        with self._lock:
+            return tuple(self._subscriptions.values())
+
+    def health(self) -> Health:
+        """
+        Return how the bus and each subscriber are doing, as of now.
+        """
+        return Health(
+            {item.name: item.health() for item in self.subscriptions},
+            published=self._dispatch.routes.published(),
+            open_operations=len(self._operations),
+            refused_terminals=self._operations.refused,
+            late=self._late,
+        )
+
+    def configure(
+        self,
+        *,
+        capture_content: Iterable[ContentKind] | None = None,
+        audit_types: Mapping[str, bool] | None = None,
+        redaction: Redactor | bool | None = None,
+    ) -> None:
+        """
+        Change what the bus was made with, from the next event on; None leaves a part as it is.
+        """
+        with self._lock:
+            if capture_content is not None:
+                self._capture = _content_kinds(capture_content)
+            if redaction is not None:
+                self._redaction = redaction
+            if audit_types is not None:
+                self._dispatch.routes.audit_types = dict(audit_types)
+            self._dispatch.mint = self._dispatch.mint.with_encoder(self._make_encoder)
+            self.refresh()
+
+    def _make_encoder(self) -> Encoder:
+        from harken.body import Encoder
+        from harken.redaction import Redactor
+
+        redactor: Redactor | None = None
+        if self._redaction is True:
+            redactor = Redactor()
+        elif isinstance(self._redaction, Redactor):
+            redactor = self._redaction
+        return Encoder(redactor, self._capture)
+
+    def after_fork(self) -> None:
+        """
+        Begin anew in a forked child: empty queues, own ids, none of the parent's operations.
+        """
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._dispatch.renew()
+        self._operations.renew()
+        for worker in self._workers:
+            worker.renew()
+        for subscription in self._subscriptions.values():
+            subscription.renew()
+        self._routes = {}
+        if self._state == "closing":
+            self._state = "open"
+
+
+def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:
+    chosen = frozenset(kinds)
+    unknown = chosen - CONTENT_KINDS
+    if unknown:
+        raise EventError(
+            f"content kind {sorted(unknown)[0]!r} is unknown; use any of "
+            f"{', '.join(sorted(CONTENT_KINDS))}"
+        )
+    return chosen
+
+
+def _time_ns(time: datetime) -> int:
+    # timestamp() is a float and too coarse for nanoseconds; its whole seconds are exact.
+    return int(time.replace(microsecond=0).timestamp()) * 1_000_000_000 + time.microsecond * 1000
+
+
+def _cause_ids(causes: Iterable[str | Envelope[Event]]) -> tuple[str, ...]:
+    return tuple(item if isinstance(item, str) else item.id for item in causes)
+
+
+def _name_of(listener: object, attribute: str) -> str:
+    return str(getattr(listener, attribute, None) or type(listener).__name__)
+
+
+async def _in_thread(call: Callable[[], FlushReport]) -> FlushReport:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        report = await sys.modules["trio"].to_thread.run_sync(call)
+        return cast("FlushReport", report)
+    return await asyncio.to_thread(call)

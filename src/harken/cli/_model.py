@@ -1,0 +1,188 @@
+"""
+The demo's model: its answers are written down, and streamed in pieces as a provider's are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from harken import JSON, Bus
+from harken.catalog import (
+    LlmChunk,
+    LlmCompleted,
+    LlmFailed,
+    LlmRetried,
+    LlmStarted,
+    TextEmitted,
+    ThinkingEmitted,
+)
+
+PROVIDER = "offline"
+MODEL = "scripted-1"
+MAX_CONTEXT = 8_000
+"""Tokens that fit into the model's context."""
+
+# US dollars for a million tokens, read and written.
+_INPUT_PRICE, _OUTPUT_PRICE = 3.0, 15.0
+
+# Seconds from one piece of an answer to the next.
+_PACE = 0.001
+
+Kind = Literal["text", "thinking", "tool_call"]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """
+    What the model says: first to itself, then aloud, then by calling tools.
+    """
+
+    thinking: str = ""
+    text: str = ""
+    tools: tuple[str, ...] = ()
+
+
+class Usage:
+    """
+    What a run has used up so far.
+    """
+
+    def __init__(self) -> None:
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.reasoning_tokens = 0
+        self.cost_usd = 0.0
+        self.iterations = 0
+        self.tool_calls = 0
+
+    @property
+    def tokens(self) -> int:
+        """
+        All tokens, read and written.
+        """
+        return self.input_tokens + self.output_tokens
+
+    def fields(self) -> dict[str, JSON]:
+        """
+        Return them as the fields of a run's end.
+        """
+        return dict(vars(self))
+
+
+class ModelError(Exception):
+    """
+    The model did not answer.
+    """
+
+
+class OverloadedError(ModelError):
+    """
+    The provider has too much to do; later it may answer.
+    """
+
+
+class ContextTooLongError(ModelError):
+    """
+    The context does not fit into the model.
+    """
+
+
+class Blocks:
+    """
+    Puts the pieces of a streamed answer together, and publishes each block when it is whole.
+
+    A piece of another kind ends a block, as `stop()` does.
+    """
+
+    def __init__(self, bus: Bus, llm_call_id: str) -> None:
+        self._bus = bus
+        self._llm_call_id = llm_call_id
+        self._kind: Kind = "text"
+        self._pieces: list[str] = []
+        self._chunks = itertools.count()
+        self._blocks = itertools.count()
+
+    def add(self, kind: Kind, piece: str) -> None:
+        """
+        Take one piece.
+        """
+        if kind != self._kind:
+            self.stop()
+        self._kind = kind
+        self._pieces.append(piece)
+        if self._bus.enabled(LlmChunk):
+            self._bus.publish(
+                LlmChunk(
+                    llm_call_id=self._llm_call_id,
+                    index=next(self._chunks),
+                    kind=kind,
+                    size=len(piece),
+                )
+            )
+
+    def stop(self) -> None:
+        """
+        End the block, if there is one.
+        """
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        if not text:
+            return
+        index = next(self._blocks)
+        if self._kind == "thinking":
+            self._bus.publish(ThinkingEmitted(block_index=index, thinking=text))
+        elif self._kind == "text":
+            self._bus.publish(TextEmitted(block_index=index, text=text))
+
+
+class Model:
+    """
+    Answers one run, and keeps account of it in *usage*.
+    """
+
+    def __init__(self, bus: Bus, usage: Usage, tools: int) -> None:
+        self._bus = bus
+        self._usage = usage
+        self._tools = tools
+
+    def ask(self, context: str, answer: Answer, *, overloaded: int = 0) -> None:
+        """
+        Ask with *context* and get *answer*, block by block; a call that may pass is tried again.
+
+        Args:
+            overloaded: How many calls the provider turns away before it answers.
+
+        Raises:
+            ContextTooLongError: It would be turned away every time.
+        """
+        for attempt in itertools.count(1):
+            call = self._bus.operation(
+                LlmStarted(
+                    provider=PROVIDER,
+                    model=MODEL,
+                    streaming=True,
+                    message_count=self._usage.iterations,
+                    tool_count=self._tools,
+                    max_tokens=1024,
+                )
+            )
+            try:
+                with call:
+                    self._check(context, turned_away=attempt <= overloaded)
+                    self._answer(context, answer)
+            except OverloadedError as error:
+                self._bus.publish(
+                    LlmRetried(
+                        llm_call_id=call.event.llm_call_id,
+                        attempt=attempt + 1,
+                        delay_ms=10,
+                        cause=type(error).__name__,
+                    )
+                )
+                time.sleep(0.01)
+            else:
+                return

@@ -1,0 +1,640 @@
+"""
+How envelopes reach subscribers: bounded queues, the threads that drain them, flush and fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import msgspec
+
+from harken.envelope import Envelope
+from harken.errors import QueueFullError, SubscriptionError
+from harken.event import Event
+
+Delivery: TypeAlias = Literal["inline", "worker", "isolated", "loop"]
+Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "block", "raise"]
+
+BATCH = 256
+"""Envelopes in one call of `Sink.write()` at most: about 1 ms of work under the interpreter lock."""
+
+LINGER = 0.005
+"""Seconds that a worker waits for company after the first envelope; waking costs more than work."""
+
+ENVELOPE_BYTES = 256
+"""What an envelope itself counts against a queue's bound in bytes, besides its payload."""
+
+_log = logging.getLogger("harken")
+
+
+class Sink(Protocol):
+    """
+    Whatever takes batches of envelopes.
+
+    The bus calls `write()` from one thread at a time. A sink lets its exceptions go: the bus
+    counts, reports and contains them. What else a sink may have is looked up by name; see
+    `SupportsFlush`, `SupportsClose`, `SupportsAttached`, `SupportsAfterFork`, and the attributes
+    ``delivery``, ``required``, ``quarantine`` and ``name``.
+    """
+
+    def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+        """
+        Take *batch*, oldest first.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsFlush(Protocol):
+    """
+    A sink with buffers of its own.
+    """
+
+    def flush(self, timeout: float) -> bool | None:
+        """
+        Hand on what is buffered within *timeout* seconds; False when something is left.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsClose(Protocol):
+    """
+    A sink that holds something open.
+    """
+
+    def close(self, timeout: float) -> None:
+        """
+        Let go of it within *timeout* seconds. Called once, after the last `Sink.write()`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAttached(Protocol):
+    """
+    A sink that wants to know its bus.
+    """
+
+    def attached(self, bus: Any, /) -> None:
+        """
+        Take note of the bus; called once for each `Bus.attach()`, before any `Sink.write()`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAfterFork(Protocol):
+    """
+    A sink that must not share what it holds with its parent process.
+    """
+
+    def after_fork(self) -> None:
+        """
+        Renew locks, files and threads; called in the child, before anything is written there.
+        """
+        ...
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """
+    What became of the events for one subscriber, in numbers of events.
+    """
+
+    delivered: int
+    dropped: int
+    pending: int
+
+
+class FlushReport(Mapping[str, Delivered]):
+    """
+    What `Bus.flush()` reached, by subscriber; true only if nothing is pending.
+    """
+
+    def __init__(self, subscribers: Mapping[str, Delivered]) -> None:
+        self._subscribers = dict(subscribers)
+
+    def __getitem__(self, name: str) -> Delivered:
+        return self._subscribers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._subscribers)
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def __bool__(self) -> bool:
+        return not any(counts.pending for counts in self._subscribers.values())
+
+    def __repr__(self) -> str:
+        return f"FlushReport({self._subscribers})"
+
+
+class Drops:
+    """
+    Counts what one subscriber missed, exactly. The caller holds the subscriber's lock.
+    """
+
+    def __init__(self) -> None:
+        self.by_reason: Counter[str] = Counter()
+        self._unreported: dict[str, tuple[int, int, int]] = {}
+
+    @property
+    def total(self) -> int:
+        """
+        Everything missed so far.
+        """
+        return self.by_reason.total()
+
+    def add(self, reason: str, seqs: Sequence[int]) -> None:
+        """
+        Note that the events with these numbers were missed.
+        """
+        self.by_reason[reason] += len(seqs)
+        count, first, last = self._unreported.get(reason, (0, seqs[0], seqs[0]))
+        self._unreported[reason] = (count + len(seqs), min(first, *seqs), max(last, *seqs))
+
+    @property
+    def unreported(self) -> bool:
+        """
+        Whether something was missed that `take_unreported()` has not told yet.
+        """
+        return bool(self._unreported)
+
+    def take_unreported(self) -> dict[str, tuple[int, int, int]]:
+        """
+        Return, by reason, the count and the first and last number of what was not reported yet.
+        """
+        taken, self._unreported = self._unreported, {}
+        return taken
+
+
+class Marker:
+    """
+    A place in a queue: everything before it was handed over once `passed` is set.
+    """
+
+    def __init__(self, at_queue: Callable[[], None] | None = None) -> None:
+        self.passed = threading.Event()
+        self._at_queue = at_queue
+
+    def reached(self) -> None:
+        """
+        Do what was to be done here, on the draining thread.
+        """
+        try:
+            if self._at_queue is not None:
+                self._at_queue()
+        finally:
+            self.passed.set()
+
+
+class Queue:
+    """
+    A bounded queue in front of one subscriber; many threads put, one takes.
+
+    Args:
+        capacity: Events that may wait.
+
+        capacity_bytes: Bytes of payload that may wait; None for no bound.
+
+        wake: Called on the way from empty to not empty; must be safe in a signal handler.
+
+        draining: Tells whether the calling thread is the one that empties this queue.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        capacity: int,
+        capacity_bytes: int | None,
+        overflow: Overflow,
+        block_timeout: float | None,
+        wake: Callable[[], None],
+        draining: Callable[[], bool],
+    ) -> None:
+        if overflow not in get_args(Overflow):
+            known = ", ".join(get_args(Overflow))
+            raise SubscriptionError(f"{name}: overflow={overflow!r} is unknown; use one of {known}")
+        if capacity < 1 or (capacity_bytes is not None and capacity_bytes < 1):
+            raise SubscriptionError(f"{name}: a queue needs room for at least one event")
+        self.name = name
+        self.capacity = capacity
+        self.capacity_bytes = capacity_bytes
+        self.overflow: Overflow = overflow
+        self.block_timeout = block_timeout
+        self.drops = Drops()
+        self._wake = wake
+        self._draining = draining
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        Begin anew and empty, as in a forked child.
+        """
+        # Re-entrant, because a signal handler may publish while this thread is inside put().
+        self.lock = threading.RLock()
+        self._room = threading.Condition(self.lock)
+        self._waiting = 0
+        self._items: deque[Envelope[Event] | Marker] = deque()
+        self._depth = 0
+        self._in_flight = 0
+        self._bytes = 0
+
+    @property
+    def depth(self) -> int:
+        """
+        How many events wait.
+        """
+        return self._depth
+
+    def put(self, envelope: Envelope[Event]) -> None:
+        """
+        Queue *envelope*, or do what the overflow policy says.
+
+        Raises:
+            QueueFullError: The policy is ``raise`` and there is no room.
+        """
+        size = envelope_size(envelope)
+        with self.lock:
+            if (
+                self._depth >= self.capacity
+                or (self.capacity_bytes is not None and self._bytes + size > self.capacity_bytes)
+            ) and not self._make_room(envelope, size):
+                return
+            empty = not self._items
+            self._items.append(envelope)
+            self._depth += 1
+            self._bytes += size
+        if empty:
+            self._wake()
+
+    def mark(self, marker: Marker) -> None:
+        """
+        Queue a marker; it never counts against the bounds.
+        """
+        with self.lock:
+            self._items.append(marker)
+        self._wake()
+
+    def take(self) -> tuple[list[Envelope[Event]], Marker | None]:
+        """
+        Return up to `BATCH` events, and the marker behind them if it is reached.
+        """
+        batch: list[Envelope[Event]] = []
+        with self.lock:
+            items = self._items
+            while items and len(batch) < BATCH:
+                item = items.popleft()
+                if isinstance(item, Marker):
+                    self._took(batch)
+                    return batch, item
+                batch.append(item)
+            self._took(batch)
+        return batch, None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def finished(self, unheard: Sequence[Envelope[Event]]) -> None:
+        """
+        Say that the batch taken last was handed over, all but *unheard*.
+        """
+        with self.lock:
+            self._in_flight = 0
+            if unheard:
+                self.drops.add("cancelled", [envelope.seq for envelope in unheard])
+
+    @property
+    def pending(self) -> int:
+        """
+        How many events wait or are being handed over.
+        """
+        return self._depth + self._in_flight
+
+    def _took(self, batch: list[Envelope[Event]]) -> None:
+        self._in_flight = len(batch)
+        self._depth -= len(batch)
+        self._bytes -= sum(map(envelope_size, batch))
+        if self._waiting:
+            self._room.notify_all()
+
+    def _full(self, size: int) -> bool:
+        if self._depth >= self.capacity:
+            return True
+        # An event that is larger than the whole bound still gets in when it is alone.
+        bound = self.capacity_bytes
+        return bound is not None and self._depth > 0 and self._bytes + size > bound
+
+    def _make_room(self, envelope: Envelope[Event], size: int) -> bool:
+        if not self._full(size):
+            return True
+        if self.overflow == "drop_oldest":
+            self._drop_oldest(size)
+            return True
+        if self.overflow == "raise":
+            self.drops.add("queue_full", (envelope.seq,))
+            raise QueueFullError(
+                f"{self.name}: the queue is full with {self._depth} events; the event was not "
+                "queued there. Raise capacity=, or choose another overflow policy"
+            )
+        if self.overflow == "block" and not self._draining() and self._wait_for_room(size):
+            return True
+        self.drops.add("queue_full", (envelope.seq,))
+        return False
+
+    def _wait_for_room(self, size: int) -> bool:
+        self._waiting += 1
+        try:
+            self._wake()
+            return self._room.wait_for(lambda: not self._full(size), self.block_timeout)
+        finally:
+            self._waiting -= 1
+
+    def _drop_oldest(self, size: int) -> None:
+        dropped: list[int] = []
+        markers: list[Marker] = []
+        while self._full(size):
+            item = self._items.popleft()
+            if isinstance(item, Marker):
+                markers.append(item)
+                continue
+            dropped.append(item.seq)
+            self._depth -= 1
+            self._bytes -= envelope_size(item)
+        # What stood before these markers is gone, so they stay at the front.
+        self._items.extendleft(reversed(markers))
+        self.drops.add("queue_full", dropped)
+
+
+def envelope_size(envelope: Envelope[Event]) -> int:
+    """
+    Return the bytes that *envelope* counts against a queue's bound.
+    """
+    return ENVELOPE_BYTES + envelope.waiting_bytes
+
+
+class Worker:
+    """
+    One background thread that empties queues in batches; started by the first envelope.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._drains: tuple[tuple[Queue, Callable[[list[Envelope[Event]]], None]], ...] = ()
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        Forget the thread, which a fork does not copy.
+        """
+        self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
+        # SimpleQueue.put() is the one hand-over that is documented to be safe in signal handlers
+        # and destructors; threading.Event is not.
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._hurry = False
+        self._stop = False
+
+    def add(self, queue: Queue, deliver: Callable[[list[Envelope[Event]]], None]) -> None:
+        """
+        Empty *queue* from now on, in the order of these calls.
+        """
+        with self._starting:
+            self._drains = (*self._drains, (queue, deliver))
+
+    def remove(self, queue: Queue) -> None:
+        """
+        Stop emptying *queue*.
+        """
+        with self._starting:
+            self._drains = tuple(pair for pair in self._drains if pair[0] is not queue)
+
+    def wake(self) -> None:
+        """
+        Say that a queue is no longer empty.
+        """
+        self._bell.put(False)
+        if self._thread is None:
+            self._start()
+
+    def hurry(self) -> None:
+        """
+        Skip the linger: someone waits for a marker.
+        """
+        self._hurry = True
+        self._bell.put(True)
+        if self._thread is None:
+            self._start()
+
+    def is_current(self) -> bool:
+        """
+        Whether the calling thread is this worker's.
+        """
+        return self._thread is threading.current_thread()
+
+    def is_alive(self) -> bool:
+        """
+        Whether the thread runs.
+        """
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, timeout: float) -> bool:
+        """
+        End the thread once its queues are empty; False when it is still busy after *timeout*.
+        """
+        self._stop = True
+        thread = self._thread
+        self._bell.put(True)
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is not None or self._stop:
+                return
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is shutting down and starts no threads any more.
+                self._thread = threading.current_thread()
+                self.drain()
+                self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            rang = self._bell.get()
+            if not rang and not self._hurry and not self._stop:
+                self._linger()
+            self._hurry = False
+            self._silence()
+            self.drain()
+            if self._stop and not any(len(queue) for queue, _ in self._drains):
+                return
+
+    def _linger(self) -> None:
+        deadline = time.monotonic() + LINGER
+        while (left := deadline - time.monotonic()) > 0:
+            if any(len(queue) >= BATCH for queue, _ in self._drains):
+                return
+            try:
+                if self._bell.get(timeout=left):
+                    return
+            except Empty:
+                return
+
+    def _silence(self) -> None:
+        try:
+            while True:
+                self._bell.get_nowait()
+        except Empty:
+            return
+
+    def drain(self) -> None:
+        """
+        Empty every queue, a batch of each in turn, on the calling thread.
+        """
+        busy = True
+        while busy:
+            busy = False
+            for queue, deliver in self._drains:
+                batch, marker = queue.take()
+                if batch:
+                    try:
+                        deliver(batch)
+                    finally:
+                        queue.finished(())
+                if marker is not None:
+                    marker.reached()
+                busy = busy or bool(len(queue))
+
+
+class LoopRunner:
+    """
+    Runs the coroutines of one subscriber on an event loop, one after the other.
+
+    Args:
+        loop: Where to run; None for the first loop that publishes.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        handle: Callable[[Envelope[Event]], Awaitable[None]],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self.queue = queue
+        self.loop = loop
+        self._handle = handle
+        self._task: asyncio.Task[None] | None = None
+
+    def renew(self) -> None:
+        """
+        Forget the loop, which does not run in a forked child.
+        """
+        self.loop = None
+        self._task = None
+
+    def wake(self) -> None:
+        """
+        Schedule a drain; without a loop the events wait for one.
+        """
+        if self.loop is None or self.loop.is_closed():
+            self.loop = _running_loop()
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._begin)
+
+    def is_current(self) -> bool:
+        """
+        Whether the calling code runs on this loop.
+        """
+        return self.loop is not None and _running_loop() is self.loop
+
+    def reachable(self) -> bool:
+        """
+        Whether waiting for the loop can be of any use.
+        """
+        return self.loop is not None and self.loop.is_running()
+
+    def _begin(self) -> None:
+        if self._task is None or self._task.done():
+            context = contextvars.Context()
+            assert self.loop is not None
+            self._task = self.loop.create_task(self._drain(), context=context)
+
+    async def _drain(self) -> None:
+        while len(self.queue):
+            batch, marker = self.queue.take()
+            try:
+                while batch:
+                    await self._handle(batch[0])
+                    del batch[0]
+            finally:
+                # A loop that is being closed cancels this task in the middle of a batch.
+                self.queue.finished(batch)
+            if marker is not None:
+                marker.reached()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Inline:
+    """
+    Calls a sink within `Bus.publish()`, one thread at a time.
+
+    A publish that interrupts the same thread inside the sink (a signal handler, a destructor)
+    must neither deadlock nor be lost: it waits in line and is written before the interrupted
+    call returns.
+
+    Args:
+        write: Hands a batch to the sink; returns what the sink raised instead of raising it.
+    """
+
+    def __init__(self, write: Callable[[list[Envelope[Event]]], Exception | None]) -> None:
+        self._write = write
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        Begin anew, as in a forked child.
+        """
+        self._lock = threading.RLock()
+        self._busy = False
+        self._interrupting: list[Envelope[Event]] = []
+
+    def __call__(self, envelope: Envelope[Event]) -> Exception | None:
+        with self._lock:
+            if self._busy:
+                self._interrupting.append(envelope)
+                return None
+            batch = [envelope]
+            error: Exception | None = None
+            while batch:
+                self._busy = True
+                try:
+                    error = self._write(batch) or error
+                finally:
+                    self._busy = False
+                batch, self._interrupting = self._interrupting, []
+            return error

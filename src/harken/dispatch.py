@@ -1,0 +1,195 @@
+"""
+Stamping envelopes, handing them over, and the events that the bus itself has to tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+
+from harken.envelope import Envelope, Mint
+from harken.errors import QueueFullError
+from harken.event import JSON, Event, Outcome
+from harken.routes import Route, Routes
+from harken.scope import Scope, cause, outermost
+from harken.subscription import Subscription
+
+
+class Dispatcher:
+    """
+    What every part of one bus publishes through; safe from any thread.
+
+    Attributes:
+        mint: What envelopes are stamped with.
+
+        routes: Who gets what.
+
+        next_seq: Returns the number of the next event, from 1.
+    """
+
+    def __init__(self, mint: Mint, routes: Routes) -> None:
+        self.mint = mint
+        self.routes = routes
+        self.next_seq = itertools.count(1).__next__
+        self._next_key = itertools.count(1).__next__
+        self._reporting = threading.local()
+
+    def renew(self) -> None:
+        """
+        Begin anew in a forked child: own ids, own locks.
+        """
+        self.mint = self.mint.renewed()
+        self.routes.renew()
+        self._reporting = threading.local()
+
+    def new_key(self) -> str:
+        """
+        Return a key that no other operation of this bus has.
+        """
+        return self.mint.ids.key(self._next_key())
+
+    def stamp(
+        self,
+        event: Event,
+        scope: Scope,
+        *,
+        outcome: Outcome | None,
+        started: Envelope[Event] | None = None,
+        audit: bool | None = None,
+        time_ns: int | None = None,
+        attributes: Mapping[str, JSON] | None = None,
+        causes: tuple[str, ...] = (),
+        error_type: str | None = None,
+    ) -> Envelope[Event]:
+        """
+        Return the envelope of an event that belongs to an operation, or that the bus publishes.
+        """
+        route = self.routes.find(type(event))
+        # Not atomic without the interpreter lock; a count that lags a little harms nobody.
+        route.published += 1
+        handled = cause.get()
+        mint = self.mint
+        return Envelope(
+            event,
+            route.type,
+            mint.time_ns() if time_ns is None else time_ns,
+            mint.monotonic_ns() if time_ns is None else 0,
+            self.next_seq(),
+            route.audit if audit is None else audit,
+            outcome,
+            scope,
+            mint,
+            started,
+            causes or (() if handled is None else (handled.id,)),
+            attributes,
+            error_type,
+        )
+
+    def to_sinks(self, route: Route, envelope: Envelope[Event]) -> list[Exception] | None:
+        """
+        Queue *envelope* and call the inline sinks; return what required ones raised.
+        """
+        errors: list[Exception] | None = None
+        if route.queues:
+            envelope.snapshot()
+            for put in route.queues:
+                try:
+                    put(envelope)
+                except QueueFullError as error:
+                    errors = [*(errors or ()), error]
+        for write, subscription in route.sinks:
+            failure = write(envelope)
+            if failure is not None and subscription.required:
+                errors = [*(errors or ()), failure]
+        return errors
+
+    def to_handlers(self, route: Route, envelope: Envelope[Event]) -> list[Exception] | None:
+        """
+        Call the inline handlers; return what required ones raised.
+        """
+        errors: list[Exception] | None = None
+        token = cause.set(envelope)
+        try:
+            for call, subscription, uncounted in route.handlers:
+                try:
+                    call(envelope)
+                    subscription.delivered += uncounted
+                except Exception as error:
+                    subscription.failed(error)
+                    if subscription.required:
+                        errors = [*(errors or ()), error]
+        finally:
+            cause.reset(token)
+        return errors
+
+    def say(self, event: Event) -> None:
+        """
+        Publish an event of the bus's own, also while it is closing.
+
+        A required subscriber that fails here has nobody to tell: the bus itself is speaking.
+        """
+        route = self.routes.find(type(event))
+        if route.silent:
+            return
+        envelope = self.stamp(event, outermost(), outcome=route.outcome_of(event))
+        self.to_sinks(route, envelope)
+        self.to_handlers(route, envelope)
+
+    def report_orphan(self, orphan: Envelope[Event], key: str, closed_as: Outcome) -> None:
+        """
+        Publish that an operation had to be closed for its author.
+        """
+        from harken.catalog.observation import ScopeOrphaned
+
+        age_ns = self.mint.time_ns() - orphan.time_ns
+        self.say(
+            ScopeOrphaned(
+                kind=orphan.name.partition(".")[0],
+                id=key,
+                started_event_id=orphan.id,
+                age_ms=max(age_ns, 0) // 1_000_000,
+                closed_as=closed_as.value,
+            )
+        )
+
+    def report_failure(self, subscription: Subscription, error_type: str) -> None:
+        """
+        Publish that a subscriber failed, unless such a report is what failed.
+        """
+        from harken.catalog.observation import SinkFailed
+
+        if getattr(self._reporting, "active", False):
+            return
+        self._reporting.active = True
+        try:
+            self.say(
+                SinkFailed(
+                    sink=subscription.name,
+                    error_type=error_type,
+                    failures=subscription.health().failures,
+                    disabled=subscription.quarantined,
+                )
+            )
+        finally:
+            self._reporting.active = False
+
+    def report_drops(self, subscription: Subscription, *, at_once: bool = False) -> None:
+        """
+        Publish what a subscriber missed since the last report, if anything.
+        """
+        if not subscription.has_unreported_drops:
+            return
+        from harken.catalog.observation import EventsDropped
+
+        unreported = subscription.take_unreported_drops(at_once=at_once)
+        for reason, (count, first, last) in unreported.items():
+            self.say(
+                EventsDropped(
+                    sink=subscription.name,
+                    count=count,
+                    reason=reason,
+                    first_seq=first,
+                    last_seq=last,
+                )
+            )

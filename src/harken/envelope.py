@@ -1,0 +1,506 @@
+"""
+Envelopes: an event plus everything the bus knows about it; ids and clocks.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from functools import cache
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from harken.event import JSON, Event, EventType, Outcome
+
+if TYPE_CHECKING:
+    from harken.body import Body, Encoder
+    from harken.scope import Scope
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+
+_MASK_62 = (1 << 62) - 1
+_MASK_64 = (1 << 64) - 1
+
+# An odd multiplier visits every 64-bit value once before it repeats (a Weyl sequence), so ids of
+# one process never collide; this one is 2**64 / golden ratio, which spreads them evenly.
+_STEP = 0x9E3779B97F4A7C15
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Clock:
+    """
+    The wall clock, in nanoseconds since 1970-01-01 UTC, and the monotonic clock, of which only
+    differences mean anything. Subclass it to put another time in.
+    """
+
+    # The functions themselves, not methods around them: they are called for every event.
+    time_ns: Callable[[], int] = staticmethod(time.time_ns)
+    monotonic_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
+
+
+class Ids:
+    """
+    Makes ids as pure functions of a salt, a time and a sequence number.
+
+    Args:
+        salt: 32 bytes that no other process has; random by default.
+    """
+
+    def __init__(self, salt: bytes | None = None) -> None:
+        salt = os.urandom(32) if salt is None else salt
+        self._event = int.from_bytes(salt[:8])
+        self._span = int.from_bytes(salt[8:16])
+        self._trace = int.from_bytes(salt[16:32])
+
+    def event_id(self, time_ns: int, seq: int) -> str:
+        """
+        Return a UUIDv7 (RFC 9562, method 3: the 12 bits after the milliseconds are time, too).
+        """
+        milliseconds, rest = divmod(time_ns, 1_000_000)
+        tail = (self._event + seq * _STEP) & _MASK_62
+        value = (
+            (milliseconds & 0xFFFFFFFFFFFF) << 80
+            | 0x7 << 76
+            | (rest * 4096 // 1_000_000) << 64
+            | 0b10 << 62
+            | tail
+        )
+        text = f"{value:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def span_id(self, seq: int) -> str:
+        """
+        Return 16 hex digits, never all zero.
+        """
+        return f"{((self._span + seq * _STEP) & _MASK_64) or 1:016x}"
+
+    def key(self, number: int) -> str:
+        """
+        Return 16 hex digits for an operation whose author gave no key.
+        """
+        return f"{((self._event ^ self._span) + number * _STEP) & _MASK_64:016x}"
+
+    def trace_id(self, seq: int) -> str:
+        """
+        Return 32 hex digits, never all zero; the low half is spread evenly, as samplers expect.
+        """
+        low = (self._trace + seq * _STEP) & _MASK_64
+        return f"{self._trace >> 64:016x}{low or 1:016x}"
+
+
+class Mint:
+    """
+    What a bus stamps envelopes with: clock, ids, and the encoder of their bodies.
+
+    Args:
+        encoder: Makes the encoder; called when the first body is wanted, not before.
+    """
+
+    def __init__(self, clock: Clock, ids: Ids, encoder: Callable[[], Encoder]) -> None:
+        self.clock = clock
+        self.time_ns = clock.time_ns
+        self.monotonic_ns = clock.monotonic_ns
+        self.ids = ids
+        self._make_encoder = encoder
+        self._encoder: Encoder | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """
+        The encoder, made on first use.
+        """
+        if self._encoder is None:
+            self._encoder = self._make_encoder()
+        return self._encoder
+
+    def with_encoder(self, encoder: Callable[[], Encoder]) -> Mint:
+        """
+        Return a mint with another encoder.
+        """
+        return Mint(self.clock, self.ids, encoder)
+
+    def renewed(self) -> Mint:
+        """
+        Return a mint for a forked child: same clock and encoder, ids of its own.
+        """
+        mint = Mint(self.clock, Ids(), self._make_encoder)
+        mint._encoder = self._encoder
+        return mint
+
+    def clean(self, scope: Scope) -> Scope:
+        """
+        Return *scope* with its texts redacted and bounded; made once for each scope.
+        """
+        cleaned = scope.cleaned
+        if cleaned is None or cleaned[0] is not self.encoder:
+            cleaned = (self.encoder, scope.map_texts(self.encoder.texts))
+            force_setattr(scope, "cleaned", cleaned)
+        return cleaned[1]
+
+
+class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
+    """
+    An event, and everything the bus knows about it. Read only, and safe from any thread.
+
+    Envelopes come from `Bus.publish()`. All text here is redacted, except for *event*, which is
+    the author's own object and stays in memory.
+
+    Attributes:
+        event: What was published.
+
+        type: What the class keywords of the event's type say.
+
+        time_ns: When it happened, in nanoseconds since 1970-01-01 UTC.
+
+        mono_ns:
+            The same on the monotonic clock; 0 when the publisher gave the time, and on events
+            that belong to no operation.
+
+        seq: The number of the event on its bus, in order of publishing.
+
+        audit: Whether it belongs into the audit log.
+
+        outcome: None only on a start.
+
+        started: On a terminal, the envelope of its start; in memory only.
+    """
+
+    event: E_co
+    type: EventType
+    time_ns: int
+    mono_ns: int
+    seq: int
+    audit: bool
+    outcome: Outcome | None
+    _scope: Scope
+    _mint: Mint
+    started: Envelope[Event] | None = None
+    causes: tuple[str, ...] = ()
+    _attributes: Mapping[str, JSON] | None = None
+    _error_type: str | None = None
+    _raw: bytes | None = None
+    _size: int | None = None
+    _body: Body | None = None
+    _id: str | None = None
+    _trace_id: str | None = None
+    _span_id: str | None = None
+    _merged: Mapping[str, JSON] | None = None
+    _resource: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Envelope {self.name} seq={self.seq} id={self.id}>"
+
+    @property
+    def scope(self) -> Scope:
+        """
+        The ambient context it was published in; not redacted.
+        """
+        return self._scope
+
+    @property
+    def name(self) -> str:
+        """
+        The dotted name of the event's type.
+        """
+        return self.type.name
+
+    @property
+    def time(self) -> datetime:
+        """
+        When it happened: an aware UTC datetime with microseconds.
+        """
+        seconds, rest = divmod(self.time_ns, 1_000_000_000)
+        return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1000)
+
+    @property
+    def id(self) -> str:
+        """
+        The event's UUIDv7.
+        """
+        if self._id is None:
+            force_setattr(self, "_id", self._mint.ids.event_id(self.time_ns, self.seq))
+        assert self._id is not None
+        return self._id
+
+    @property
+    def trace_id(self) -> str:
+        """
+        The W3C trace id: 32 hex digits.
+        """
+        if self._trace_id is None:
+            force_setattr(self, "_trace_id", self._find_trace_id())
+        assert self._trace_id is not None
+        return self._trace_id
+
+    def _find_trace_id(self) -> str:
+        if self.started is not None:
+            return self.started.trace_id
+        if self._scope.operation is not None:
+            return self._scope.operation.trace_id
+        return self._scope.trace_id or self._mint.ids.trace_id(self.seq)
+
+    @property
+    def span_id(self) -> str:
+        """
+        The W3C span id: a start's own, a terminal's start's, and the enclosing operation's else.
+        """
+        if self._span_id is None:
+            force_setattr(self, "_span_id", self._find_span_id())
+        assert self._span_id is not None
+        return self._span_id
+
+    def _find_span_id(self) -> str:
+        if self.started is not None:
+            return self.started.span_id
+        if self.type.is_start or self.type.is_terminal:
+            return self._mint.ids.span_id(self.seq)
+        if self._scope.operation is not None:
+            return self._scope.operation.span_id
+        return self._scope.span_id or self._mint.ids.span_id(self.seq)
+
+    @property
+    def parent_span_id(self) -> str | None:
+        """
+        The span that the operation, or the operation around a point event, is part of.
+        """
+        if self.started is not None:
+            return self.started.parent_span_id
+        operation = self._scope.operation
+        if self.type.is_start or self.type.is_terminal:
+            return self._scope.span_id if operation is None else operation.span_id
+        return None if operation is None else operation.parent_span_id
+
+    @property
+    def trace_flags(self) -> int:
+        """
+        The W3C trace flags; bit 0 says that the trace is sampled.
+        """
+        return self._scope.trace_flags
+
+    @property
+    def started_event_id(self) -> str | None:
+        """
+        On a terminal, the id of its start.
+        """
+        return None if self.started is None else self.started.id
+
+    @property
+    def causation_id(self) -> str | None:
+        """
+        The id of the event that made this one happen.
+        """
+        if self.causes:
+            return self.causes[0]
+        if self.started is not None:
+            return self.started.id
+        return None if self._scope.operation is None else self._scope.operation.id
+
+    @property
+    def actor(self) -> str | None:
+        """
+        Who acted, as ``kind:id``; kinds are user, agent, service and system.
+        """
+        return self._clean().actor
+
+    @property
+    def on_behalf_of(self) -> str | None:
+        """
+        For whom the actor acted, as ``kind:id``.
+        """
+        return self._clean().on_behalf_of
+
+    @property
+    def session_id(self) -> str | None:
+        """
+        The session of the scope.
+        """
+        return self._clean().session_id
+
+    @property
+    def run_id(self) -> str | None:
+        """
+        The run of the scope.
+        """
+        return self._clean().run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """
+        The run that this run is part of.
+        """
+        return self._clean().parent_run_id
+
+    @property
+    def phase(self) -> str | None:
+        """
+        The phase of the scope, such as ``analysis`` or ``execution``.
+        """
+        return self._clean().phase
+
+    @property
+    def correlation_id(self) -> str:
+        """
+        What ties the events of one assignment together: the caller's own id, else the trace id.
+        """
+        return self._clean().correlation_id or self.trace_id
+
+    @property
+    def request_id(self) -> str | None:
+        """
+        The request of the scope.
+        """
+        return self._clean().request_id
+
+    @property
+    def source(self) -> str | None:
+        """
+        The code that vouches for the event, such as an adapter.
+        """
+        return self._clean().source
+
+    @property
+    def attributes(self) -> Mapping[str, JSON]:
+        """
+        The scope's attributes and the event's own: at most 256 JSON scalars.
+        """
+        if self._attributes is None:
+            return self._clean().attributes
+        if self._merged is None:
+            merged = {**self._clean().attributes, **self._mint.encoder.texts(dict(self._attributes))}
+            force_setattr(self, "_merged", merged)
+        assert self._merged is not None
+        return self._merged
+
+    @property
+    def action(self) -> str:
+        """
+        The verb of the event's type.
+        """
+        return self.type.action
+
+    @property
+    def resource(self) -> str:
+        """
+        What was acted on: the type's template, filled. When a part is missing, that of the
+        start, else ``unknown``.
+        """
+        if self._resource is None:
+            force_setattr(self, "_resource", self._find_resource())
+        assert self._resource is not None
+        return self._resource
+
+    def _find_resource(self) -> str:
+        parts = _template(self.type.resource)
+        redacted = bool(self.redacted or self.truncated)
+        values = self.data() if redacted and any(field for _, field in parts) else None
+        text = ""
+        for literal, field in parts:
+            text += literal
+            if field is None:
+                continue
+            if field not in self.type.fields:
+                value = getattr(self, field)
+            else:
+                value = getattr(self.event, field) if values is None else values.get(field)
+            if value is None or value == "":
+                return "unknown" if self.started is None else self.started.resource
+            text += str(value)
+        return text[:512].encode("utf-8", "replace").decode()
+
+    @property
+    def duration(self) -> float | None:
+        """
+        How long it took, in seconds; None when that is not known.
+
+        Of an operation's end it is the difference of the monotonic clocks, or of the times that
+        the publisher gave. Elsewhere it is what the event itself says in ``duration_ms``.
+        """
+        start = self.started
+        if start is not None:
+            measured = self.mono_ns and start.mono_ns
+            taken = self.mono_ns - start.mono_ns if measured else self.time_ns - start.time_ns
+            # An end that came before its start says nothing about how long it took.
+            if taken >= 0:
+                return taken / 1e9
+        milliseconds = getattr(self.event, "duration_ms", None)
+        return milliseconds / 1000 if isinstance(milliseconds, int) and milliseconds else None
+
+    @property
+    def error_type(self) -> str | None:
+        """
+        The class of the error, when there was one.
+        """
+        return getattr(self.event, "error_type", None) or self._error_type
+
+    @property
+    def body(self) -> bytes:
+        """
+        The event's own fields as a redacted ASCII JSON object, with the content that is captured.
+        """
+        return self._make_body().full
+
+    def encoded(self, *, content: bool = True) -> bytes:
+        """
+        Return the body, with or without the captured content; digest and size always stay.
+        """
+        body = self._make_body()
+        return body.full if content else body.outline
+
+    def data(self, *, content: bool = True) -> dict[str, JSON]:
+        """
+        Return the decoded body: a fresh dict on every call.
+        """
+        decoded: dict[str, JSON] = msgspec.json.decode(self.encoded(content=content))
+        return decoded
+
+    @property
+    def redacted(self) -> Mapping[str, int]:
+        """
+        How many secrets of each kind were taken out of the body.
+        """
+        return self._make_body().redacted
+
+    @property
+    def truncated(self) -> Mapping[str, tuple[int, str]]:
+        """
+        From the path of what was cut out of the body to its size in bytes and its SHA-256.
+        """
+        return self._make_body().truncated
+
+    @property
+    def waiting_bytes(self) -> int:
+        """
+        The bytes of payload that the envelope holds while it waits in a queue.
+        """
+        return 0 if self._size is None else self._size
+
+    def snapshot(self) -> None:
+        """
+        Take the payload's JSON now, so that no later mutation changes what leaves the process.
+        """
+        if self._raw is None and self._body is None:
+            raw = self._mint.encoder.raw(self.event)
+            force_setattr(self, "_raw", raw)
+            force_setattr(self, "_size", len(raw))
+
+    def _make_body(self) -> Body:
+        if self._body is None:
+            encoder = self._mint.encoder
+            raw = encoder.raw(self.event) if self._raw is None else self._raw
+            force_setattr(self, "_body", encoder.body(self.type, raw))
+        assert self._body is not None
+        return self._body
+
+    def _clean(self) -> Scope:
+        return self._mint.clean(self._scope)
+
+
+@cache
+def _template(resource: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((text, field) for text, field, _, _ in string.Formatter().parse(resource))

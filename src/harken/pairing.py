@@ -1,0 +1,424 @@
+"""
+The open operations of a bus: each start gets exactly one end, paired by key.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from harken.dispatch import Dispatcher
+from harken.ending import Ending, error_type, terminal_event
+from harken.envelope import Envelope
+from harken.errors import DeliveryError
+from harken.event import JSON, Event, EventType, Outcome, OutcomeFrom, describe
+from harken.scope import Scope, current
+
+EARLY_SECONDS = 60.0
+"""How long an end waits for its start, and an open operation for its end once its run is over."""
+
+MAX_OPEN = 10_000
+"""Operations that may be open at once; beyond, the oldest is closed as orphaned."""
+
+MAX_RECENT = 10_000
+"""Ended operations that are remembered, so that a second end is told from an early one."""
+
+_log = logging.getLogger("harken")
+
+Errors = list[Exception]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """
+    What a publisher may say beside the event.
+    """
+
+    audit: bool | None = None
+    time_ns: int | None = None
+    attributes: Mapping[str, JSON] | None = None
+    causes: tuple[str, ...] = ()
+
+
+class Open:
+    """
+    An operation that was started.
+    """
+
+    def __init__(self, start: Envelope[Event], key: tuple[Any, ...] | None) -> None:
+        self.start = start
+        self.key = key
+        self.managed = False
+        self.decided: Ending | None = None
+        self.ended = False
+        self.announced = False
+        self.waiting: Envelope[Event] | None = None
+        self.close_at: float | None = None
+        self.close_as = Outcome.orphaned
+
+    @property
+    def address(self) -> tuple[Any, ...]:
+        """
+        Where the end looks for it first.
+        """
+        return (self.start.type.cls, self.key, self.start.scope.run_id)
+
+
+class Early:
+    """
+    An end that came before its start.
+    """
+
+    def __init__(self, envelope: Envelope[Event]) -> None:
+        self.envelope = envelope
+        self.release_at = time.monotonic() + EARLY_SECONDS
+
+
+def key_of(info: EventType, event: Event, scope: Scope) -> tuple[Any, ...] | None:
+    """
+    Return what pairs *event* with its counterpart; None when its author gave no key.
+    """
+    values = tuple(
+        getattr(event, name) if name in info.fields else getattr(scope, name) for name in info.key
+    )
+    if not values or any(value is None or value == "" for value in values):
+        return None
+    return tuple(value if isinstance(value, (str, int)) else repr(value) for value in values)
+
+
+class Operations:
+    """
+    The open operations of one bus; safe from any thread.
+    """
+
+    def __init__(self, dispatch: Dispatcher) -> None:
+        self._dispatch = dispatch
+        self.refused = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        Forget everything: a forked child owns none of its parent's operations.
+        """
+        self._lock = threading.RLock()
+        self._open: OrderedDict[int, Open] = OrderedDict()
+        self._by_key: dict[tuple[Any, ...], list[Open]] = {}
+        self._recent: OrderedDict[tuple[Any, ...], None] = OrderedDict()
+        self._early: dict[tuple[Any, ...], Early] = {}
+        self._timer: threading.Timer | None = None
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def new_key(self) -> str:
+        """
+        Return a key that no other operation of this bus has.
+        """
+        return self._dispatch.new_key()
+
+    @property
+    def early(self) -> int:
+        """
+        How many ends wait for their start.
+        """
+        return len(self._early)
+
+    def publish_start(self, event: Event, options: Options) -> Envelope[Event]:
+        """
+        Publish a start by itself, to be paired with its end by key.
+        """
+        operation, errors = self.begin(event, current(), options)
+        raise_for(operation.start, errors)
+        return operation.start
+
+    def begin(
+        self, event: Event, scope: Scope, options: Options, *, managed: bool = False
+    ) -> tuple[Open, Errors]:
+        """
+        Open an operation and publish its start; also return what required subscribers raised.
+        """
+        info = describe(event)
+        start = self._dispatch.stamp(
+            event,
+            scope,
+            outcome=None,
+            audit=options.audit,
+            time_ns=options.time_ns,
+            attributes=options.attributes,
+            causes=options.causes,
+        )
+        operation = Open(start, key_of(info, event, scope))
+        operation.managed = managed
+        with self._lock:
+            self._add(operation)
+            early = self._take_early(operation)
+            evicted = next(iter(self._open.values())) if len(self._open) > MAX_OPEN else None
+        route = self._dispatch.routes.find(type(event))
+        errors = self._dispatch.to_sinks(route, start) or []
+        with self._lock:
+            operation.announced = True
+            waiting, operation.waiting = operation.waiting, None
+        errors += self._dispatch.to_handlers(route, start) or []
+        for envelope in (waiting, early):
+            if envelope is not None:
+                errors += self._hand_over(envelope)
+        if evicted is not None:
+            self._close(evicted, Outcome.orphaned)
+        return operation, errors
+
+    def publish_end(self, event: Event, options: Options) -> Envelope[Event] | None:
+        """
+        Publish an end by itself; None when its operation had ended already.
+
+        An end that is there before its start is delivered right after it, or alone after
+        `EARLY_SECONDS`, at a flush, or at the close.
+        """
+        info = describe(event)
+        scope = current()
+        key = key_of(info, event, scope)
+        assert info.ends is not None
+        with self._lock:
+            operation = self._match(info.ends, key, scope)
+            if operation is None:
+                address = (info.ends, key, scope.run_id)
+                if key is not None and (address in self._recent or address in self._early):
+                    self._refuse(info)
+                    return None
+                envelope = self._stamp_end(event, scope, None, options)
+                if key is not None and not self._closing:
+                    self._early[address] = Early(envelope)
+                    self._arm()
+                    return envelope
+            else:
+                self._remove(operation)
+                envelope = self._stamp_end(event, operation.start.scope, operation, options)
+        errors = self._finish(operation, envelope)
+        raise_for(envelope, errors)
+        return envelope
+
+    def finish(self, operation: Open, ending: Ending, options: Options) -> Envelope[Event] | None:
+        """
+        End *operation* as decided; None when it had ended already.
+        """
+        start = operation.start
+        with self._lock:
+            if operation.ended:
+                self._refuse(start.type)
+                return None
+            self._remove(operation)
+            envelope = self._dispatch.stamp(
+                terminal_event(start, ending, duration_ms=self._elapsed_ms(start)),
+                start.scope,
+                outcome=ending.outcome,
+                started=start,
+                audit=options.audit,
+                attributes=_with_word(options.attributes, ending),
+                error_type=error_type(ending.error),
+            )
+        errors = self._finish(operation, envelope)
+        raise_for(envelope, errors)
+        return envelope
+
+    def release_early(self) -> None:
+        """
+        Deliver the ends that still wait for a start, without one.
+        """
+        with self._lock:
+            early, self._early = self._early, {}
+            for address in early:
+                self._remember(address)
+        for item in early.values():
+            self._hand_over(item.envelope)
+
+    def close(self) -> None:
+        """
+        End whatever is open, oldest last: children before the operations around them.
+        """
+        with self._lock:
+            self._closing = True
+            if self._timer is not None:
+                self._timer.cancel()
+            left = list(self._open.values())
+        self.release_early()
+        for operation in reversed(left):
+            self._close(operation, operation.close_as)
+
+    def _elapsed_ms(self, start: Envelope[Event]) -> int:
+        if not start.mono_ns:
+            return 0
+        return round((self._dispatch.mint.monotonic_ns() - start.mono_ns) / 1e6)
+
+    def _stamp_end(
+        self, event: Event, scope: Scope, operation: Open | None, options: Options
+    ) -> Envelope[Event]:
+        info = describe(event)
+        declared = info.outcome
+        if isinstance(declared, OutcomeFrom):
+            declared = declared(event)
+        return self._dispatch.stamp(
+            event,
+            scope,
+            outcome=declared or Outcome.success,
+            started=None if operation is None else operation.start,
+            audit=options.audit,
+            time_ns=options.time_ns,
+            attributes=options.attributes,
+            causes=options.causes,
+        )
+
+    def _finish(self, operation: Open | None, envelope: Envelope[Event]) -> Errors:
+        if operation is not None:
+            with self._lock:
+                if not operation.announced:
+                    operation.waiting = envelope
+                    return []
+                self._give_grace(operation, envelope)
+        return self._hand_over(envelope)
+
+    def _hand_over(self, envelope: Envelope[Event]) -> Errors:
+        route = self._dispatch.routes.find(envelope.type.cls)
+        errors = self._dispatch.to_sinks(route, envelope) or []
+        return errors + (self._dispatch.to_handlers(route, envelope) or [])
+
+    def _refuse(self, info: EventType) -> None:
+        self.refused += 1
+        if self.refused == 1:
+            _log.warning(
+                "a second end of an operation (%s) was refused; further ones are only counted",
+                info.name,
+            )
+
+    def _add(self, operation: Open) -> None:
+        self._open[id(operation)] = operation
+        self._by_key.setdefault(operation.address[:2], []).append(operation)
+        self._recent.pop(operation.address, None)
+
+    def _remove(self, operation: Open) -> None:
+        operation.ended = True
+        self._open.pop(id(operation), None)
+        same = self._by_key.get(operation.address[:2], [])
+        if operation in same:
+            same.remove(operation)
+        if not same:
+            self._by_key.pop(operation.address[:2], None)
+        if operation.key is not None:
+            self._remember(operation.address)
+
+    def _remember(self, address: tuple[Any, ...]) -> None:
+        self._recent[address] = None
+        while len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+
+    def _match(
+        self, start: type[Event], key: tuple[Any, ...] | None, scope: Scope
+    ) -> Open | None:
+        found = self._by_key.get((start, key), [])
+        same_run = [item for item in found if item.start.scope.run_id == scope.run_id]
+        if key is None:
+            # Without a key only the one candidate that there is; never a guess among several.
+            return same_run[0] if len(same_run) == 1 and not same_run[0].managed else None
+        if same_run:
+            return same_run[0]
+        # A callback's thread may know the key and not the run.
+        return found[0] if len(found) == 1 and scope.run_id is None else None
+
+    def _take_early(self, operation: Open) -> Envelope[Event] | None:
+        if operation.key is None:
+            return None
+        early = self._early.pop(operation.address, None)
+        if early is None:
+            early = self._early.pop((*operation.address[:2], None), None)
+        if early is None:
+            return None
+        self._remove(operation)
+        force_setattr(early.envelope, "started", operation.start)
+        return early.envelope
+
+    def _give_grace(self, ended: Open, end: Envelope[Event]) -> None:
+        if ended.start.type.key != ("run_id",):
+            return
+        run_id = ended.start.scope.run_id
+        cancelled = end.outcome is Outcome.cancelled
+        for operation in self._open.values():
+            if operation.start.scope.run_id == run_id and not operation.managed:
+                operation.close_at = time.monotonic() + EARLY_SECONDS
+                operation.close_as = Outcome.cancelled if cancelled else Outcome.orphaned
+                self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None or self._closing:
+            return
+        times = [item.release_at for item in self._early.values()]
+        times += [item.close_at for item in self._open.values() if item.close_at is not None]
+        if not times:
+            return
+        self._timer = threading.Timer(max(min(times) - time.monotonic(), 0.01), self._sweep)
+        self._timer.daemon = True
+        # At interpreter shutdown no thread starts any more; the close at exit sweeps instead.
+        with suppress(RuntimeError):
+            self._timer.start()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._timer = None
+            due = [address for address, item in self._early.items() if item.release_at <= now]
+            late = [self._early.pop(address) for address in due]
+            for address in due:
+                self._remember(address)
+            left = [
+                item
+                for item in self._open.values()
+                if item.close_at is not None and item.close_at <= now
+            ]
+            self._arm()
+        for early in late:
+            self._hand_over(early.envelope)
+        for operation in left:
+            self._close(operation, operation.close_as)
+
+    def _close(self, operation: Open, outcome: Outcome) -> None:
+        ending = operation.decided
+        if ending is None:
+            ending = Ending(outcome, {}, error=None)
+        # A required subscriber that fails now has nobody left to tell; it is counted.
+        with suppress(DeliveryError):
+            self.finish(operation, ending, Options())
+        if operation.decided is None:
+            key = "" if operation.key is None else ":".join(map(str, operation.key))
+            self._dispatch.report_orphan(operation.start, key, outcome)
+
+
+def raise_for(envelope: Envelope[Event], errors: Sequence[Exception]) -> None:
+    """
+    Raise what required subscribers raised, if anything.
+
+    Raises:
+        DeliveryError: The one that a subscriber raised itself, or one around all of them.
+    """
+    if not errors:
+        return
+    if len(errors) == 1 and isinstance(errors[0], DeliveryError):
+        raise errors[0]
+    kinds = ", ".join(sorted({type(error).__name__ for error in errors}))
+    raise DeliveryError(
+        f"{envelope.name} did not reach {len(errors)} required subscriber(s): {kinds}; "
+        "all others have heard it",
+        errors,
+    ) from (errors[0] if len(errors) == 1 else ExceptionGroup("required subscribers", errors))
+
+
+def _with_word(
+    attributes: Mapping[str, JSON] | None, ending: Ending
+) -> Mapping[str, JSON] | None:
+    if ending.word is None:
+        return attributes
+    return {**(attributes or {}), "outcome": ending.word}

@@ -1,0 +1,436 @@
+"""
+Settings, and `configure()`: the one place that knows every sink.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import signal
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from harken.bus import Bus
+from harken.delivery import Sink
+from harken.errors import SettingsError
+from harken.event import ContentKind, Event, find
+from harken.subscription import Subscription
+
+PREFIX = "HARKEN_"
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical", "off"]
+
+_log = logging.getLogger("harken")
+
+# Variables with the prefix that are no settings.
+_OTHER_VARIABLES = frozenset(("CONFIG", "ACTOR", "PAGER", "REQUIRE_SERVERS"))
+_SWITCH = {"on": True, "yes": True, "off": False, "no": False}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    What `configure()` builds.
+
+    Taken, the later ones winning, from a TOML file (named by ``HARKEN_CONFIG``), from the
+    environment (each field in upper case behind ``HARKEN_``; lists are separated by commas,
+    mappings are ``name=value`` pairs separated by commas), and from keyword arguments.
+
+    Attributes:
+        audit: Whether there is an audit log.
+
+        audit_jsonl_path:
+            Where it is; by default ``audit.jsonl`` in the folder of *service_name* under
+            ``$XDG_DATA_HOME`` or ``~/.local/share``.
+
+        audit_durability: ``process``, ``group`` or ``async``; see `AuditLog`.
+
+        audit_on_failure: ``degrade`` or ``raise``; see `AuditLog`.
+
+        audit_max_bytes: Size at which the file is rotated; None for never.
+
+        audit_types: From a dotted name, or a pattern such as ``tool.*``, to whether it is
+            audited.
+
+        metrics: Whether metrics are counted.
+
+        metrics_prometheus_port: Where ``/metrics`` is served; 0 for a free port, None for
+            nowhere.
+
+        metrics_prometheus_address: The address it is served at; loopback by default.
+
+        metrics_file_path: A file for node-exporter's textfile collector.
+
+        metrics_namespace: The first word of the names of the agents' metrics.
+
+        log: Whether events are logged.
+
+        log_format: ``json`` or ``text``.
+
+        log_level: The lowest level that is logged.
+
+        log_levels: From a dotted name or a pattern to the level of those events, or ``off``.
+
+        log_path: The file; by default standard error.
+
+        log_content: Whether captured content is in the log.
+
+        log_application: Whether the whole application's logging is configured, too.
+
+        traces:
+            ``off``, ``console``, ``file:PATH`` or ``otlp``; by default ``otlp`` when
+            ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set, else off.
+
+        trace_sample_ratio: The part of the traces that is kept, from 0 to 1; by default what
+            ``OTEL_TRACES_SAMPLER`` says, else all.
+
+        trace_content: Whether captured content is on the spans.
+
+        attributes_prefix: The first word of the agents' span attributes.
+
+        service_name: By default ``OTEL_SERVICE_NAME``, else ``harken``.
+
+        capture_content: Which content is kept beside its digest and size.
+
+        close_on_sigterm: Whether SIGTERM ends the process as an exit does, so that nothing is
+            lost; without, Python dies of it on the spot.
+    """
+
+    audit: bool = True
+    audit_jsonl_path: str | None = None
+    audit_durability: Literal["process", "group", "async"] = "process"
+    audit_on_failure: Literal["degrade", "raise"] = "degrade"
+    audit_max_bytes: int | None = None
+    audit_types: dict[str, bool] = {}
+    metrics: bool = True
+    metrics_prometheus_port: int | None = None
+    metrics_prometheus_address: str = "127.0.0.1"
+    metrics_file_path: str | None = None
+    metrics_namespace: str = "infra_agent"
+    log: bool = True
+    log_format: Literal["json", "text"] = "json"
+    log_level: Level = "info"
+    log_levels: dict[str, Level] = {}
+    log_path: str | None = None
+    log_content: bool = False
+    log_application: bool = False
+    traces: str | None = None
+    trace_sample_ratio: float | None = None
+    trace_content: bool = False
+    attributes_prefix: str = "infra_agent"
+    service_name: str | None = None
+    capture_content: list[ContentKind] = ["arguments"]
+    close_on_sigterm: bool = False
+
+    @classmethod
+    def load(cls, *, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """
+        Return the settings from the file, the environment and *given*.
+
+        Args:
+            environ: By default the process's own environment.
+
+        Raises:
+            SettingsError: A setting is unknown or malformed; the message names it and where it
+                came from.
+        """
+        environ = os.environ if environ is None else environ
+        settings: dict[str, Any] = {}
+        for source, values in (
+            *_from_file(environ.get(f"{PREFIX}CONFIG")),
+            *_from_environment(environ),
+        ):
+            settings |= _checked(values, source, strict=False)
+        settings |= _checked(
+            {name: value for name, value in given.items() if value is not None},
+            "keyword argument",
+            strict=True,
+        )
+        settings.setdefault("service_name", environ.get("OTEL_SERVICE_NAME") or "harken")
+        settings.setdefault("traces", _default_traces(environ))
+        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            settings["traces"] = "off"
+        return cls(**settings)
+
+    def audit_path(self, environ: Mapping[str, str] | None = None) -> Path:
+        """
+        Return where the audit log is.
+
+        Raises:
+            SettingsError: No path is set, and there is no home folder.
+        """
+        if self.audit_jsonl_path is not None:
+            return Path(self.audit_jsonl_path).expanduser()
+        environ = os.environ if environ is None else environ
+        folder = environ.get("XDG_DATA_HOME")
+        if not folder or not Path(folder).is_absolute():
+            try:
+                folder = str(Path.home() / ".local" / "share")
+            except RuntimeError as error:
+                raise SettingsError(
+                    f"there is no home folder for the audit log; set {PREFIX}AUDIT_JSONL_PATH"
+                ) from error
+        service = (self.service_name or "harken").replace(os.sep, "_").lstrip(".") or "harken"
+        return Path(folder) / service / "audit.jsonl"
+
+
+def _default_traces(environ: Mapping[str, str]) -> str:
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return "otlp" if any(environ.get(name) for name in endpoints) else "off"
+
+
+def _from_file(path: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path:
+        return
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{PREFIX}CONFIG={path}: {error}; name a readable TOML file") from error
+    yield path, values
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or text == "":
+            continue
+        name = variable.removeprefix(PREFIX)
+        if name.lower() in fields:
+            yield variable, {name.lower(): _decoded(text, fields[name.lower()].type)}
+        elif name not in _OTHER_VARIABLES:
+            near = difflib.get_close_matches(name.lower(), fields, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            _log.warning("the environment variable %s is no setting of harken%s", variable, hint)
+
+
+def _decoded(text: str, kind: Any) -> Any:
+    origin = getattr(kind, "__origin__", None)
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if origin is list:
+        return [] if parts == ["none"] else parts
+    if origin is dict:
+        pairs = (part.partition("=") for part in parts)
+        values = kind.__args__[1]
+        return {name.strip(): _switch(value.strip(), values) for name, _, value in pairs}
+    return _switch(text.strip(), kind)
+
+
+def _switch(text: str, kind: Any) -> Any:
+    return _SWITCH.get(text.lower(), text) if kind is bool else text
+
+
+def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
+    fields = [field.name for field in msgspec.structs.fields(Settings)]
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(fields)}"
+            raise SettingsError(f"{source}: there is no setting {name!r}; {hint}")
+    plain = {
+        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+    }
+    try:
+        settings = msgspec.convert(plain, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{source}: {error}") from error
+    _check_ranges(settings, source)
+    return {name: getattr(settings, name) for name in values}
+
+
+def _check_ranges(settings: Settings, source: str) -> None:
+    port = settings.metrics_prometheus_port
+    if port is not None and not 0 <= port <= 65_535:
+        raise SettingsError(f"{source}: metrics_prometheus_port={port} is no port; use 0 to 65535")
+    ratio = settings.trace_sample_ratio
+    if ratio is not None and not 0.0 <= ratio <= 1.0:
+        raise SettingsError(f"{source}: trace_sample_ratio={ratio} is not between 0 and 1")
+    size = settings.audit_max_bytes
+    if size is not None and size < 1:
+        raise SettingsError(f"{source}: audit_max_bytes={size} must be positive")
+    traces = settings.traces
+    known = ("off", "console", "otlp")
+    if traces is not None and traces not in known and not traces.removeprefix("file:") != traces:
+        raise SettingsError(
+            f"{source}: traces={traces!r} is unknown; use off, console, file:PATH or otlp"
+        )
+    if traces == "file:":
+        raise SettingsError(f"{source}: traces='file:' names no file; use file:PATH")
+
+
+_configured: WeakKeyDictionary[Bus, list[Subscription]] = WeakKeyDictionary()
+
+
+def configure(bus: Bus | None = None, **settings: Any) -> Bus:
+    """
+    Attach the audit log, metrics, logs and traces that the settings ask for.
+
+    A second call for the same bus first closes what the earlier one attached. What the
+    application attached itself stays.
+
+    Args:
+        bus: By default a new one.
+
+        settings: The fields of `Settings`; they win over environment and file.
+
+    Returns:
+        The bus.
+
+    Raises:
+        SettingsError: A setting is malformed; nothing was changed.
+
+        AuditPathError: The audit log cannot be opened; nothing is attached.
+
+        MetricsServerError: The metrics port cannot be served; nothing is attached.
+
+        TraceExporterError: The trace exporter cannot be made; nothing is attached.
+
+        LoggingError: The application's logging is configured already; nothing is attached.
+    """
+    chosen = Settings.load(**settings)
+    # Found first: a type that is misspelt must not leave half of the sinks behind.
+    named = _named_types(chosen.log_levels)
+    if bus is None:
+        bus = Bus()
+    _close_earlier(bus)
+    bus.configure(capture_content=chosen.capture_content, audit_types=chosen.audit_types)
+    sinks: list[tuple[Sink, tuple[type[Event], ...]]] = []
+    try:
+        sinks.extend((make(chosen), types) for make, types in _wanted(chosen, named))
+        if chosen.log_application:
+            _configure_application(chosen)
+    except BaseException:
+        for sink, _ in reversed(sinks):
+            _close(sink)
+        raise
+    _configured[bus] = [bus.attach(sink, *types) for sink, types in sinks]
+    if chosen.close_on_sigterm:
+        _exit_on_sigterm()
+    return bus
+
+
+def _wanted(
+    settings: Settings, named: tuple[type[Event], ...]
+) -> Iterator[tuple[Callable[[Settings], Sink], tuple[type[Event], ...]]]:
+    if settings.audit:
+        yield _audit_log, ()
+    if settings.metrics:
+        yield _instrumenter, ()
+    if settings.log:
+        yield _log_handler, (Event, *named) if named else ()
+    if settings.traces != "off":
+        yield _span_recorder, ()
+
+
+def _named_types(levels: Mapping[str, str]) -> tuple[type[Event], ...]:
+    names = [name for name in levels if "*" not in name and "?" not in name and "[" not in name]
+    return tuple(find(name) for name in names)
+
+
+def _audit_log(settings: Settings) -> Sink:
+    from harken.sinks.audit import AuditLog
+
+    return AuditLog(
+        settings.audit_path(),
+        durability=settings.audit_durability,
+        on_failure=settings.audit_on_failure,
+        max_bytes=settings.audit_max_bytes,
+    )
+
+
+def _instrumenter(settings: Settings) -> Sink:
+    from harken.sinks.prometheus import PrometheusInstrumenter
+
+    return PrometheusInstrumenter(
+        namespace=settings.metrics_namespace,
+        port=settings.metrics_prometheus_port,
+        address=settings.metrics_prometheus_address,
+        file_path=settings.metrics_file_path,
+    )
+
+
+def _log_handler(settings: Settings) -> Sink:
+    from harken.sinks.structlog import LogHandler
+
+    return LogHandler(
+        format=settings.log_format,
+        level=settings.log_level,
+        levels=settings.log_levels,
+        path=settings.log_path,
+        content=settings.log_content,
+        service_name=settings.service_name,
+    )
+
+
+def _span_recorder(settings: Settings) -> Sink:
+    from harken.sinks.otel import (
+        SpanRecorder,
+        console_exporter,
+        file_exporter,
+        otlp_exporter,
+        ratio_from_environment,
+    )
+
+    traces = settings.traces or "off"
+    if traces == "console":
+        exporter = console_exporter()
+    elif traces == "otlp":
+        exporter = otlp_exporter()
+    else:
+        exporter = file_exporter(traces.removeprefix("file:"))
+    ratio = settings.trace_sample_ratio
+    return SpanRecorder(
+        exporter,
+        service_name=settings.service_name,
+        ratio=ratio_from_environment() if ratio is None else ratio,
+        attributes_prefix=settings.attributes_prefix,
+        content=settings.trace_content,
+    )
+
+
+def _configure_application(settings: Settings) -> None:
+    from harken.sinks.structlog import configure_logging
+
+    configure_logging(settings.log_format, level=settings.log_level)
+
+
+def _close_earlier(bus: Bus) -> None:
+    earlier = _configured.pop(bus, [])
+    if not earlier:
+        return
+    bus.flush()
+    for subscription in earlier:
+        subscription.cancel()
+        if subscription.sink is not None:
+            _close(subscription.sink)
+
+
+def _close(sink: Sink) -> None:
+    close: Callable[[float], None] | None = getattr(sink, "close", None)
+    if close is not None:
+        close(5.0)
+
+
+def _exit_on_sigterm() -> None:
+    """
+    Turn SIGTERM into a normal exit, unless somebody else handles it.
+
+    The handler only raises: closing the bus right there could wait for a lock that the
+    interrupted code holds. At the exit that follows, the bus closes itself.
+    """
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        _log.warning("close_on_sigterm has no effect outside of the main thread")
+    elif signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,588 @@
+"""
+The file of an audit log: one chain of sealed lines, appended to by any number of processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from uuid import UUID
+
+from harken.record import (
+    GENESIS,
+    SLACK_NS,
+    VERSION,
+    Draft,
+    Link,
+    control,
+    start_of,
+    timestamp_ns,
+)
+from harken.sinks.audit._lock import lock, unlock
+from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
+from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail
+
+if sys.platform == "darwin":
+    sync_data = os.fsync
+else:
+    sync_data = os.fdatasync
+
+_UNKNOWN = -1
+
+# How often a path may move while it is being opened before that counts as an error.
+_ATTEMPTS = 10
+
+# Seconds after a rotation that failed in which none is tried.
+_ROTATION_PAUSE = 60.0
+
+# A file that was truncated can have grown to its old size again since our last record: in less
+# nanoseconds than these nobody manages that.
+_TRUSTED_NS = 50_000_000
+
+_COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4")
+
+
+class Writer:
+    """
+    One process that appends, as the records name it.
+
+    Attributes:
+        n: How many records it was given so far, written or not.
+    """
+
+    def __init__(self) -> None:
+        self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
+        self.n = 0
+
+
+class LogFile:
+    """
+    Appends records under the lock of the file, wherever the file has gone in the meantime.
+
+    Whoever has the lock sees to it that the file is in order before it appends: a torn line is
+    cut off, a file that was moved away is followed, a rotation that was interrupted is finished.
+    Not safe from several threads at once.
+
+    Args:
+        path: Absolute.
+
+        reason: Why a writer begins here: ``start`` or ``fork``.
+
+        synced: Whether what is let go of must be on disk.
+
+        clock: Nanoseconds since 1970-01-01 UTC.
+
+        report: Told about what went wrong without a record being lost.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        writer: Writer,
+        *,
+        reason: str,
+        max_bytes: int | None,
+        max_age: float | None,
+        synced: bool,
+        clock: Callable[[], int],
+        report: Callable[[str], None],
+    ) -> None:
+        self.seq = 0
+        self.head = GENESIS
+        self.written_bytes = 0
+        self.reopened = 0
+        self.recovered = 0
+        self._path = path
+        self._writer = writer
+        self._reason: str | None = reason
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._synced = synced
+        self._clock = clock
+        self._report = report
+        self._fd = -1
+        self._inode = 0
+        self._device = 0
+        # The size that the file had after our last look; and the largest that we saw it have.
+        self._size = _UNKNOWN
+        self._seen = 0
+        self._looked_ns = 0
+        self._latest_ns = 0
+        self._began_ns: int | None = None
+        self._moved: str | None = None
+        self._rotation_after = 0.0
+        self._unsynced: OSError | None = None
+        # Control records that must precede the next record; kept until they are written.
+        self._notes: dict[str, Draft] = {}
+
+    def append(self, drafts: Sequence[Draft], patience: float) -> tuple[int, OSError | None]:
+        """
+        Append *drafts*, waiting for the lock for at most *patience* seconds.
+
+        Returns:
+            How many are in the file, which are the first ones; and what stopped the others. Of
+            those, nothing is left in the file.
+        """
+        try:
+            if self._fd < 0:
+                self._adopt(self._open_locked(patience))
+            else:
+                lock(self._fd, patience)
+            self._settle(patience)
+            return self._write(drafts)
+        except OSError as error:
+            self._size = _UNKNOWN
+            return 0, error
+        except BaseException:
+            # Whatever happened, look again before the next record.
+            self._size = _UNKNOWN
+            raise
+        finally:
+            if self._fd >= 0:
+                unlock(self._fd)
+
+    def note(self, event_type: str, **details: object) -> Draft:
+        """
+        Return a control record about this file.
+        """
+        now = self._clock()
+        return control(
+            event_type,
+            details,
+            event_id=_event_id(now),
+            time_ns=now,
+            resource=f"audit_log:{os.path.basename(self._path)}",
+        )
+
+    def duplicate(self) -> int:
+        """
+        Return a descriptor of the file for whoever syncs it.
+
+        Raises:
+            OSError: What was written before could not be synced when the file was let go of.
+        """
+        error, self._unsynced = self._unsynced, None
+        if error is not None:
+            raise error
+        return os.dup(self._fd)
+
+    def close(self) -> None:
+        """
+        Let the file go; the next record opens it again.
+        """
+        if self._fd >= 0:
+            self._retire(self._fd)
+            self._forget()
+
+    def abandon(self) -> None:
+        """
+        Close what a forked child inherited. Letting the lock go would free the parent's.
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._fd = -1
+        self._size = _UNKNOWN
+        self._seen = 0
+
+    # Getting at the file.
+
+    def _open_locked(self, patience: float) -> int:
+        for _ in range(_ATTEMPTS):
+            fd = open_log(self._path)
+            try:
+                lock(fd, patience)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.lstat(self._path), os.fstat(fd)):
+                        return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise OSError(errno.EAGAIN, "the file is moved away again and again")
+
+    def _adopt(self, fd: int) -> None:
+        found = os.fstat(fd)
+        self._fd = fd
+        self._inode = found.st_ino
+        self._device = found.st_dev
+        self._size = _UNKNOWN
+        self._seen = 0
+        self._began_ns = None
+        if self._synced and not found.st_size:
+            sync_folder(self._path)
+
+    def _retire(self, fd: int) -> None:
+        if self._synced:
+            try:
+                sync_data(fd)
+            except OSError as error:
+                self._unsynced = error
+        unlock(fd)
+        os.close(fd)
+
+    def _settle(self, patience: float) -> None:
+        """
+        With the lock held: make sure that the file at the path is ours and ends as we know it.
+        """
+        try:
+            found = os.lstat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._follow(patience)
+            return
+        if found.st_ino != self._inode or found.st_dev != self._device:
+            self._follow(patience)
+            return
+        now = time.monotonic_ns()
+        if found.st_size != self._size or (
+            now - self._looked_ns > _TRUSTED_NS and not self._ends_as_known()
+        ):
+            self._look(found.st_size)
+        self._looked_ns = now
+
+    def _ends_as_known(self) -> bool:
+        seal = f',"hash":"{self.head}"}}\n'.encode()
+        return os.pread(self._fd, len(seal), max(0, self._size - len(seal))) == seal
+
+    def _follow(self, patience: float) -> None:
+        """
+        Go on in the file that is at the path now; what was written goes on from the one before.
+        """
+        old = self._fd
+        reason = "renamed" if os.fstat(old).st_nlink else "deleted"
+        # Two that hold one file each and want the other's would wait for one another.
+        unlock(old)
+        fd = self._open_locked(patience)
+        try:
+            if not os.fstat(fd).st_size:
+                # Once its lock was ours, nobody appends to the old file any more: whoever gets
+                # the lock after us finds that the path has moved.
+                lock(old, patience)
+                link = read_tail(old, os.fstat(old).st_size).link
+                if link is not None and link.seq > self.seq:
+                    self.seq, self.head = link.seq, link.hash
+        except BaseException:
+            unlock(fd)
+            os.close(fd)
+            raise
+        self._retire(old)
+        self._adopt(fd)
+        self._moved = reason
+        self.reopened += 1
+        self._look(os.fstat(fd).st_size)
+
+    def _look(self, size: int) -> None:
+        """
+        Learn what the file ends with, and repair that.
+        """
+        fd = self._fd
+        for name in ("open", "foreign"):
+            self._notes.pop(name, None)
+        tail = read_tail(fd, size)
+        link = tail.link
+        end = self._cut_torn(tail, size)
+        if tail.sealed < tail.whole:
+            self._recover("foreign", "foreign_line", **fingerprint(fd, tail.sealed, tail.whole))
+        if self.seq and (self._seen > 0 if link is None else link.seq < self.seq):
+            self._recover(
+                "shrunk", "shrunk", had=self._seen, has=size, seq=self.seq, head=self.head
+            )
+        self._size = self._seen = end
+        self._latest_ns = 0
+        if link is None:
+            self._continue_another()
+        else:
+            self.seq, self.head = link.seq, link.hash
+            self._latest_ns = link.time_ns
+            self._moved = None
+            self._finish_rotation(tail)
+        if self._reason is not None and "open" not in self._notes:
+            self._notes["open"] = self._opening(self._reason)
+
+    def _cut_torn(self, tail: Tail, size: int) -> int:
+        if tail.whole == size:
+            return size
+        end = tail.whole
+        torn = fingerprint(self._fd, end, size)
+        try:
+            os.ftruncate(self._fd, end)
+        except PermissionError:
+            # The file allows appending only (chattr +a).
+            end = size + os.write(self._fd, b"\n")
+            torn = {**fingerprint(self._fd, tail.whole, end), "kept": True}
+        self._recover(f"torn {tail.whole}", "torn_tail", **torn)
+        return end
+
+    def _recover(self, name: str, reason: str, **details: object) -> None:
+        self._notes[name] = self.note("audit.recover", reason=reason, **details)
+        self.recovered += 1
+
+    def _continue_another(self) -> None:
+        """
+        The file has no line yet: find the one that it continues.
+        """
+        sibling = self._newest_sibling()
+        previous: dict[str, str] = {}
+        reason = self._moved
+        if sibling is not None and sibling[0].seq >= self.seq:
+            link, name, archived = sibling
+            self.seq, self.head = link.seq, link.hash
+            previous = {"prev_file": name}
+            # An archive that we made ourselves was continued by a file that is gone now.
+            reason = reason or ("deleted" if archived else "renamed")
+        if "shrunk" not in self._notes and (reason or self._reason):
+            self._notes["open"] = self._opening(reason or self._reason, **previous)
+
+    def _newest_sibling(self) -> tuple[Link, str, bool] | None:
+        """
+        Return the last link of the newest file whose name begins like ours, with that name.
+        """
+        folder, base = os.path.split(self._path)
+        newest: tuple[Link, str, bool] | None = None
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.startswith((f"{base}.", f"{base}-"))
+                and not entry.name.startswith((f"{base}.spill-", f"{base}.new"))
+                and not entry.name.endswith(_COMPRESSED)
+                and entry.is_file(follow_symlinks=False)
+            ]
+        for name in names:
+            try:
+                fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, PermissionError):
+                continue
+            try:
+                lock(fd, 0.1)
+                tail = read_tail(fd, os.fstat(fd).st_size)
+                archived = archived_as(fd, tail) is not None
+            finally:
+                os.close(fd)
+            if tail.link is not None and (newest is None or tail.link.seq > newest[0].seq):
+                newest = (tail.link, name, archived)
+        return newest
+
+    def _opening(self, reason: str | None, **previous: str) -> Draft:
+        return self.note(
+            "audit.open", reason=reason, format=VERSION, pid=os.getpid(), **_host(), **previous
+        )
+
+    # Appending.
+
+    def _write(self, drafts: Sequence[Draft]) -> tuple[int, OSError | None]:
+        now = self._clock()
+        # A note speaks of what stands before it, so it cannot wait for the next file.
+        if not self._notes:
+            trigger = self._rotation_trigger(now)
+            if trigger is not None:
+                self._try(lambda: self._rotate(trigger, now))
+        notes = list(self._notes.values())
+        written, error = self._put([*notes, *drafts] if notes else drafts, now)
+        if notes and written:
+            for name in list(self._notes)[:written]:
+                del self._notes[name]
+            self._moved = self._reason = None
+        return max(0, written - len(notes)), error
+
+    def _put(self, drafts: Sequence[Draft], now_ns: int) -> tuple[int, OSError | None]:
+        """
+        Write one line for each draft; what does not fit as a whole line is taken back.
+        """
+        seq, head, latest_ns = self.seq, self.head, self._latest_ns
+        # Only a step back of the clock, with no way to begin a new file, gets here later.
+        now_ns = max(now_ns, latest_ns - SLACK_NS)
+        writer = self._writer
+        lines: list[bytes] = []
+        for i, draft in enumerate(drafts, 1):
+            stamp_ns = timestamp_ns(draft.time_ns, now_ns=now_ns, latest_ns=latest_ns)
+            line, head = draft.line(
+                timestamp_ns=stamp_ns, seq=seq + i, writer=writer.id, n=writer.n + i, prev=head
+            )
+            latest_ns = max(latest_ns, stamp_ns)
+            lines.append(line)
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
+        size, self._size = self._size, _UNKNOWN
+        # Counted before they are written: what interrupts the next call may not let us know
+        # whether it was done, and a number used twice would be worse than a gap.
+        writer.n += len(lines)
+        done = 0
+        error: OSError | None = None
+        try:
+            while done < len(data):
+                done += os.write(self._fd, data[done:] if done else data)
+        except OSError as caught:
+            error = caught
+            writer.n -= len(lines)
+            kept, done = self._take_back(lines, done)
+            if kept == 0:
+                return 0, error
+            del lines[kept:]
+            writer.n += kept
+            head = lines[-1][-67:-3].decode()
+        self.seq += len(lines)
+        self.head = head
+        self.written_bytes += done
+        self._latest_ns = latest_ns
+        if error is None and size != _UNKNOWN:
+            self._size = self._seen = size + done
+        return len(lines), error
+
+    def _take_back(self, lines: Sequence[bytes], done: int) -> tuple[int, int]:
+        """
+        Cut the file back to the last line that was written as a whole; return how many are there.
+        """
+        kept = length = 0
+        while length + len(lines[kept]) <= done:
+            length += len(lines[kept])
+            kept += 1
+        if length < done:
+            # Should the cut fail, too, then the next writer finds a torn line and says so.
+            with suppress(OSError):
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - length))
+        return kept, length
+
+    # Beginning a new file.
+
+    def _rotation_trigger(self, now_ns: int) -> str | None:
+        if now_ns < self._latest_ns - SLACK_NS:
+            trigger = "clock"
+        elif self._max_bytes is not None and self._size >= self._max_bytes:
+            trigger = "size"
+        elif self._max_age is not None and now_ns - self._begin_ns() >= self._max_age * 1e9:
+            trigger = "age"
+        else:
+            return None
+        return trigger if time.monotonic() >= self._rotation_after else None
+
+    def _begin_ns(self) -> int:
+        if self._began_ns is None:
+            start = start_of(os.pread(self._fd, 512, 0))
+            self._began_ns = self._clock() if start is None else start.time_ns
+        return self._began_ns
+
+    def _try(self, rotate: Callable[[], None]) -> None:
+        # A log that cannot begin a new file goes on in the old one.
+        try:
+            rotate()
+        except OSError as error:
+            self._rotation_after = time.monotonic() + _ROTATION_PAUSE
+            self._report(f"audit log {self._path!r} could not begin a new file: {error}")
+
+    def _rotate(self, trigger: str, now_ns: int) -> None:
+        """
+        Close the file with a record that names its archive, and then make that true.
+
+        Each step can be repeated, so that the next writer finishes what a crash interrupts.
+        """
+        start = start_of(os.pread(self._fd, 512, 0))
+        seconds = now_ns // 1_000_000_000
+        name = (
+            f"{os.path.basename(self._path)}."
+            f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(seconds))}-{self.seq + 1:010d}"
+        )
+        closing = self.note(
+            "audit.close",
+            reason="rotate",
+            trigger=trigger,
+            count=None if start is None else self.seq + 2 - start.seq,
+            archived_as=name,
+        )
+        _, error = self._put([closing], now_ns)
+        if error is not None:
+            raise error
+        self._roll(name)
+
+    def _finish_rotation(self, tail: Tail) -> None:
+        name = None if self._notes else archived_as(self._fd, tail)
+        if name is not None and os.path.basename(name) == name:
+            self._try(lambda: self._roll(name))
+
+    def _roll(self, name: str) -> None:
+        """
+        Archive the file, which ends with a record that says so, and put a new one in its place.
+        """
+        archive = self._link(os.path.join(os.path.dirname(self._path), name))
+        new = f"{self._path}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        try:
+            lock(fd, 0)
+            now = self._clock()
+            opening = self._opening("rotate", prev_file=os.path.basename(archive))
+            line, head = opening.line(
+                timestamp_ns=now,
+                seq=self.seq + 1,
+                writer=self._writer.id,
+                n=self._writer.n + 1,
+                prev=self.head,
+            )
+            if os.write(fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._synced:
+                sync_data(self._fd)
+                sync_data(fd)
+            os.rename(new, self._path)
+        except BaseException:
+            os.close(fd)
+            with suppress(OSError):
+                os.unlink(new)
+            raise
+        self._writer.n += 1
+        self.seq += 1
+        self.head = head
+        self.written_bytes += len(line)
+        old = self._fd
+        self._adopt(fd)
+        self._size = self._seen = len(line)
+        self._latest_ns = now
+        self._reason = None
+        unlock(old)
+        os.close(old)
+        if self._synced:
+            sync_folder(self._path)
+
+    def _link(self, archive: str) -> str:
+        # link() never replaces a file, as rename() does.
+        for i in range(1, _ATTEMPTS):
+            name = archive if i == 1 else f"{archive}.{i}"
+            try:
+                os.link(self._path, name, follow_symlinks=False)
+            except FileExistsError:
+                if not os.path.samestat(os.lstat(name), os.fstat(self._fd)):
+                    continue
+            return name
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), archive)
+
+
+@cache
+def _host() -> dict[str, str]:
+    host = {"host": socket.gethostname()}
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        host["boot_id"] = file.read().strip()
+    with suppress(metadata.PackageNotFoundError):
+        host["version"] = metadata.version("harken")
+    return host
+
+
+def _event_id(time_ns: int) -> str:
+    """
+    Return a UUIDv7 (RFC 9562).
+    """
+    value = (
+        (time_ns // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80
+        | 0x7 << 76
+        | (int.from_bytes(os.urandom(10)) & ~(0xF << 76) & ~(0x3 << 62))
+        | 0b10 << 62
+    )
+    return str(UUID(int=value))

@@ -1,0 +1,454 @@
+"""
+The sink: what is promised about each record, and what happens when it cannot be kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Literal
+from weakref import WeakSet
+
+import msgspec
+
+from harken import Envelope, Event
+from harken.errors import AuditWriteError, SettingsError
+from harken.record import Draft, from_envelope
+from harken.sinks.audit._file import LogFile, Writer, sync_data
+from harken.sinks.audit._group import GroupSync
+from harken.sinks.audit._path import explained
+from harken.sinks.audit._spill import Spill
+
+# How long a record waits for the lock, in seconds, once one has waited in vain: an agent must not
+# be slowed down by each record for as long as another process hangs.
+_IMPATIENCE = 0.02
+
+_logs: WeakSet[AuditLog] = WeakSet()
+
+
+class _Missing(msgspec.Struct):
+    """
+    What is not in the log, and is not said there yet.
+    """
+
+    reason: str
+    first_n: int
+    last_n: int
+    count: int = 0
+    spilled: int = 0
+    unsynced: int = 0
+
+
+class AuditLog:
+    """
+    A sink that appends a record for every audited event to a file, as `harken.record` describes.
+
+    Any number of threads, forked children and unrelated processes may append to one file; their
+    records form one chain. The file and its folder are made when they are missing, for the owner
+    alone. It may be renamed, deleted or truncated at any time: the chain goes on in the file that
+    is at the path then, and what is missing is recorded. A last line that a crash left unfinished
+    is cut off and recorded by the next writer.
+
+    The file is written to once when the log is opened, so that a bad path fails then.
+
+    Args:
+        path: A regular file on a local file system. Relative to the working folder of now.
+
+        durability:
+            When `Bus.publish()` returns, the record is in the kernel and survives the death of the
+            process (``process``); it is on the disk and survives a loss of power, as far as the
+            disk keeps its word (``group``; threads that write at the same time share a sync); or
+            it waits in a bounded queue (``async``).
+
+        on_failure:
+            What a record that cannot be written means. ``degrade``: the agent goes on; the record
+            is put into a file beside the log if that is possible (``<path>.spill-<writer>``), it
+            is counted, stderr says so once, and the next record that can be written is preceded
+            by one that tells what is missing. ``raise``: the sink is required, and `publish()`
+            raises `DeliveryError`; what is missing is recorded just the same.
+
+        max_bytes:
+            Begin a new file once this one has so many bytes. The old one is archived beside it as
+            ``<path>.<UTC time>-<seq>``; nothing is ever deleted. A new file also begins when the
+            clock steps back by more than a second, so that within a file timestamps never go back
+            by more than two.
+
+        max_age: Begin a new file with the first record after so many seconds.
+
+        lock_wait:
+            How long a record may wait for other processes, in seconds. One that was stopped while
+            it held the lock delays nobody for longer.
+
+        clock: Nanoseconds since 1970-01-01 UTC, for the time of writing.
+
+    Raises:
+        SettingsError: An option is none of those above.
+
+        AuditPathError: The file cannot be opened and written to; the message says what to do.
+    """
+
+    name = "AuditLog"
+    quarantine = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["process", "group", "async"] = "process",
+        on_failure: Literal["degrade", "raise"] = "degrade",
+        max_bytes: int | None = None,
+        max_age: float | None = None,
+        lock_wait: float = 1.0,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        _check("durability", durability, ("process", "group", "async"))
+        _check("on_failure", on_failure, ("degrade", "raise"))
+        if durability == "async" and on_failure == "raise":
+            raise SettingsError(
+                "on_failure='raise' needs the record before publish() returns: choose "
+                "durability='process' or 'group'"
+            )
+        for option, value in (("max_bytes", max_bytes), ("max_age", max_age)):
+            if value is not None and value <= 0:
+                raise SettingsError(f"{option} must be more than 0, not {value}; None is no limit")
+        self.path = os.path.abspath(os.fsdecode(path))
+        self.delivery: Literal["inline", "worker"] = (
+            "worker" if durability == "async" else "inline"
+        )
+        self.required = on_failure == "raise"
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._lock_wait = lock_wait
+        self._clock = clock
+        self._synced = durability == "group"
+        self._closed = False
+        self._begin("start")
+        _, error = self._file.append((), lock_wait)
+        if error is not None:
+            self._file.close()
+            raise explained(error, self.path) from error
+        if not _logs:
+            _at_fork()
+        _logs.add(self)
+
+    def _begin(self, reason: str) -> None:
+        # A signal handler or a destructor may publish while this thread is inside write().
+        self._lock = threading.RLock()
+        self._busy = False
+        self._interrupting: list[Draft] = []
+        self._messages: list[str] = []
+        self._missing: _Missing | None = None
+        self._records = 0
+        self._lost = 0
+        self._spilled = 0
+        self._unsynced = 0
+        self._writer = Writer()
+        self._file = LogFile(
+            self.path,
+            self._writer,
+            reason=reason,
+            max_bytes=self._max_bytes,
+            max_age=self._max_age,
+            synced=self._synced,
+            clock=self._clock,
+            report=self._messages.append,
+        )
+        self._spill = Spill(self.path, self._writer)
+        self._group = GroupSync(self._sync) if self._synced else None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"<AuditLog {self.path!r} seq={self.last_seq}>"
+
+    @property
+    def records(self) -> int:
+        """
+        Events whose record this process wrote to the log; control records do not count.
+        """
+        return self._records
+
+    @property
+    def written_bytes(self) -> int:
+        """
+        Bytes that this process wrote to the log.
+        """
+        return self._file.written_bytes
+
+    @property
+    def lost(self) -> int:
+        """
+        Events of this process whose record is nowhere.
+        """
+        return self._lost
+
+    @property
+    def spilled(self) -> int:
+        """
+        Events of this process whose record is in the file beside the log.
+        """
+        return self._spilled
+
+    @property
+    def unsynced(self) -> int:
+        """
+        Events of this process whose record is in the log, but was not confirmed by the disk.
+        """
+        return self._unsynced
+
+    @property
+    def reopened(self) -> int:
+        """
+        How often the file had been moved away or deleted, and was followed.
+        """
+        return self._file.reopened
+
+    @property
+    def recovered(self) -> int:
+        """
+        How often the file was not as its writers leave it: torn, truncated, or written to by others.
+        """
+        return self._file.recovered
+
+    @property
+    def last_seq(self) -> int:
+        """
+        The number of the last line, as this process saw it last.
+        """
+        return self._file.seq
+
+    @property
+    def head(self) -> str:
+        """
+        The hash of that line: whoever keeps it can tell later that nothing before it was changed.
+        """
+        return self._file.head
+
+    def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+        """
+        Append a record for each audited event of *batch*; safe from any thread.
+
+        Raises:
+            AuditWriteError: The log is closed; or ``on_failure`` is ``raise`` and a record was not
+                written, or not confirmed by the disk.
+        """
+        drafts = [from_envelope(envelope) for envelope in batch if envelope.audit]
+        if not drafts:
+            return
+        if os.getpid() != self._pid:
+            self.after_fork()
+        with self._lock:
+            if self._closed:
+                raise AuditWriteError(f"audit log {self.path!r} is closed; the record is lost")
+            if self._busy:
+                self._interrupting += drafts
+                return
+            error = self._append_all(drafts)
+            last_n = self._writer.n
+        if self._group is not None and error is None:
+            error = self._confirm(self._group, len(drafts), last_n)
+        if self._messages:
+            self._say()
+        if error is not None and self.required:
+            raise AuditWriteError(
+                f"audit log {self.path!r} could not be written: {error.strerror or error}", (error,)
+            ) from error
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """
+        Return whether the log holds, or tells the loss of, everything it was given so far.
+
+        After a failure it tries to write again.
+        """
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        try:
+            if self._missing is None or self._closed or self._busy:
+                return self._missing is None
+            self._append_all([])
+        finally:
+            self._lock.release()
+        self._say()
+        return self._missing is None
+
+    def close(self, timeout: float = 5.0) -> None:
+        """
+        Record that this writer ended, and let the file go. Idempotent.
+
+        A call that interrupts this thread inside `write()` takes effect when that is done.
+        """
+        if os.getpid() != self._pid:
+            self.after_fork()
+        if not self._lock.acquire(timeout=timeout):
+            return
+        try:
+            if self._closed:
+                return
+            self._closed = True
+            if not self._busy:
+                self._finish(min(timeout, self._lock_wait))
+        finally:
+            self._lock.release()
+        self._say()
+        if self._group is not None:
+            self._group.stop()
+
+    def after_fork(self) -> None:
+        """
+        Become a writer of its own in a forked child; the file is opened by its first record.
+        """
+        if os.getpid() != self._pid:
+            self._file.abandon()
+            self._begin("fork")
+
+    def _append_all(self, drafts: Sequence[Draft]) -> OSError | None:
+        self._busy = True
+        try:
+            error = self._append(drafts)
+            while self._interrupting:
+                drafts, self._interrupting = self._interrupting, []
+                error = self._append(drafts) or error
+        finally:
+            self._busy = False
+        if self._closed:
+            self._finish(self._lock_wait)
+        return error
+
+    def _append(self, drafts: Sequence[Draft]) -> OSError | None:
+        missing = self._missing
+        if missing is None:
+            written, error = self._file.append(drafts, self._lock_wait)
+        else:
+            report = self._file.note("audit.lost", **self._report(missing))
+            patience = min(self._lock_wait, _IMPATIENCE)
+            written, error = self._file.append((report, *drafts), patience)
+            if written:
+                written -= 1
+                self._missing = None
+                self._messages.append(f"audit log {self.path!r} is written again")
+        self._records += written
+        if error is not None and len(drafts) > written:
+            self._miss(drafts[written:], error)
+        return error
+
+    def _miss(self, drafts: Sequence[Draft], error: OSError) -> None:
+        first_n = self._writer.n + 1
+        self._writer.n += len(drafts)
+        spilled = 0
+        if not self.required:
+            spilled, _ = self._spill.append(drafts, first_n)
+        self._spilled += spilled
+        self._lost += len(drafts) - spilled
+        if self._missing is None:
+            self._missing = _Missing(_reason(error), first_n, first_n)
+            fate = f"are kept in {self._spill.path!r}" if spilled else "are lost"
+            self._messages.append(
+                f"audit log {self.path!r} cannot be written ({error.strerror or error}); records "
+                f"{fate} until it can"
+            )
+        self._missing.last_n = self._writer.n
+        self._missing.spilled += spilled
+        self._missing.count += len(drafts) - spilled
+
+    def _report(self, missing: _Missing) -> dict[str, object]:
+        report: dict[str, object] = {
+            "reason": missing.reason,
+            "count": missing.count,
+            "first_n": missing.first_n,
+            "last_n": missing.last_n,
+        }
+        if missing.unsynced:
+            report["unsynced"] = missing.unsynced
+        if missing.spilled:
+            report["spilled"] = missing.spilled
+            report["spill_file"] = os.path.basename(self._spill.path)
+            report["spill_head"] = self._spill.head
+        return report
+
+    def _finish(self, patience: float) -> None:
+        if self._writer.n:
+            missing = self._missing
+            drafts = [] if missing is None else [
+                self._file.note("audit.lost", **self._report(missing))
+            ]
+            drafts.append(
+                self._file.note(
+                    "audit.close",
+                    reason="shutdown",
+                    records=self._records,
+                    lost=self._lost,
+                    spilled=self._spilled,
+                )
+            )
+            written, error = self._file.append(drafts, patience)
+            if missing is not None and written:
+                self._missing = None
+            if error is not None:
+                self._messages.append(
+                    f"audit log {self.path!r} was left without a last record "
+                    f"({error.strerror or error}); {self._lost} records were lost, "
+                    f"{self._spilled} are in {self._spill.path!r}"
+                )
+        self._file.close()
+
+    def _sync(self) -> None:
+        with self._lock:
+            fd = self._file.duplicate()
+        try:
+            sync_data(fd)
+        except OSError:
+            # The system may take the data for written now; a file opened anew starts afresh.
+            with self._lock:
+                self._file.close()
+            raise
+        finally:
+            os.close(fd)
+
+    def _confirm(self, group: GroupSync, count: int, last_n: int) -> OSError | None:
+        try:
+            group.wait()
+        except OSError as error:
+            with self._lock:
+                self._unsynced += count
+                if self._missing is None:
+                    self._missing = _Missing(_reason(error), last_n - count + 1, last_n)
+                    self._messages.append(
+                        f"audit log {self.path!r} could not be synced "
+                        f"({error.strerror or error}); records may be lost with the power"
+                    )
+                self._missing.unsynced += count
+                self._missing.last_n = max(self._missing.last_n, last_n)
+            return error
+        return None
+
+    def _say(self) -> None:
+        # Not under the lock: somebody may have put an object there that logs, and so publishes.
+        messages, self._messages[:] = "".join(f"harken: {m}\n" for m in self._messages), []
+        stream = sys.stderr
+        if messages and stream is not None:
+            # A closed or broken stderr: there is nobody left to tell.
+            with suppress(OSError, ValueError):
+                stream.write(messages)
+                stream.flush()
+
+
+def _check(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SettingsError(f"{option} is one of {', '.join(known)}; not {value!r}")
+
+
+def _reason(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+
+
+def _at_fork() -> None:
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    for log in tuple(_logs):
+        log.after_fork()

@@ -1,0 +1,730 @@
+"""
+The instruments as data: each metric, its labels, and which events feed it.
+
+Domain metrics get the namespace of the `PrometheusInstrumenter` in front; harken's own are always
+``harken_*``. A counter is exposed with ``_total`` behind its name. Durations are in seconds, money
+in US dollars.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field as member
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from harken import Envelope, Event, Health, Outcome, SubscriberHealth
+
+Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
+Read: TypeAlias = Callable[[Envelope[Event]], object]
+Merge: TypeAlias = Literal["sum", "min", "max", "last"]
+
+AUDITED = "*audited*"
+"""In place of an event's name: every event that belongs into the audit log."""
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """
+    Where the value of a label comes from.
+
+    Attributes:
+        read: Reads the value as it is in memory; what it returns is looked up, never shown.
+
+        show: Reads the same value redacted; called once for each value that is not yet known.
+
+        known:
+            The closed set of values; each is there at zero from the start, and what is not among
+            them counts as ``unknown``, or as ``__other__`` when that is not among them either. By
+            default values are learnt, up to a bound.
+    """
+
+    read: Read
+    show: Read
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Feed:
+    """
+    What an event does to an instrument.
+
+    Attributes:
+        on: The dotted names of the events, or `AUDITED`.
+
+        does:
+            ``add`` the value (for a histogram: observe it), ``set`` it, count the operation as
+            running from its start (``open``) to its end (``close``), or only ``create`` the
+            series, at zero, so that a rate sees its first increase.
+
+        value: Reads the number; None counts 1. An event without the number feeds nothing.
+
+        per: The number is divided by this.
+
+        labels: Values of the instrument's labels that are the same for all these events.
+    """
+
+    on: tuple[str, ...]
+    does: Literal["add", "set", "open", "close", "create"] = "add"
+    value: Read | None = None
+    per: float = 1.0
+    labels: Mapping[str, str] = member(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """
+    A metric that events feed.
+
+    Attributes:
+        name: Without the prefix, and without ``_total``.
+
+        buckets: The upper bounds of a histogram, ascending, without infinity.
+
+        exemplars: Whether a sampled event leaves its trace and span id behind.
+
+        slots:
+            Whether a gauge is exposed as one series of value 1 for each unit, told apart by the
+            label ``slot``, so that ``count()`` counts.
+
+        merge: How several processes' values of a gauge become one.
+
+        prefix: In place of the namespace.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, Label]
+    feeds: tuple[Feed, ...]
+    buckets: tuple[float, ...] = ()
+    exemplars: bool = False
+    slots: bool = False
+    merge: Merge = "sum"
+    prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class BusInstrument:
+    """
+    A metric of the bus itself, read from `Bus.health()` when metrics are collected.
+
+    Attributes:
+        read:
+            Yields subscriber, label values and number. The subscriber tells numbers apart that
+            are added up under the same label values.
+
+        merge: How the values of several buses become one.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    read: Callable[[Health], Iterable[tuple[str, tuple[str, ...], float]]]
+    merge: Merge = "sum"
+
+
+@functools.cache
+def field(name: str, *known: str) -> Label:
+    """
+    Label with a field of the event; when it has none, with that of the start that it ends.
+    """
+
+    def read(envelope: Envelope[Event]) -> object:
+        value = getattr(envelope.event, name, None)
+        if envelope.started is not None and (value is None or (type(value) is str and not value)):
+            return getattr(envelope.started.event, name, None)
+        return value
+
+    def show(envelope: Envelope[Event]) -> object:
+        value = envelope.data(content=False).get(name)
+        if envelope.started is not None and (value is None or value == ""):
+            return envelope.started.data(content=False).get(name)
+        return value
+
+    return Label(read, show, known)
+
+
+def given(*known: str) -> Label:
+    """
+    Label with what each feed says.
+    """
+    return Label(_nothing, _nothing, known)
+
+
+def number(name: str) -> Read:
+    """
+    Read a number from a field of the event.
+    """
+
+    def read(envelope: Envelope[Event]) -> object:
+        return getattr(envelope.event, name, None)
+
+    return read
+
+
+def duration(envelope: Envelope[Event]) -> float | None:
+    """
+    Read how long the operation took, in seconds.
+    """
+    return envelope.duration
+
+
+def counter(
+    name: str, help: str, labels: Mapping[str, Label], *feeds: Feed, exemplars: bool = False
+) -> Instrument:
+    """
+    Declare a number that only goes up.
+    """
+    return Instrument(name, "counter", help, labels, feeds, exemplars=exemplars)
+
+
+def gauge(
+    name: str,
+    help: str,
+    labels: Mapping[str, Label],
+    *feeds: Feed,
+    slots: bool = False,
+    merge: Merge = "sum",
+) -> Instrument:
+    """
+    Declare a number that goes up and down.
+    """
+    return Instrument(name, "gauge", help, labels, feeds, slots=slots, merge=merge)
+
+
+def histogram(
+    name: str,
+    help: str,
+    labels: Mapping[str, Label],
+    buckets: tuple[float, ...],
+    *feeds: Feed,
+    exemplars: bool = False,
+) -> Instrument:
+    """
+    Declare a distribution.
+    """
+    return Instrument(name, "histogram", help, labels, feeds, buckets, exemplars)
+
+
+def counts(*on: str, under: Mapping[str, str] = MappingProxyType({})) -> Feed:
+    """
+    Each event counts 1.
+    """
+    return Feed(on, labels=under)
+
+
+def adds(
+    value: Read,
+    *on: str,
+    per: float = 1.0,
+    under: Mapping[str, str] = MappingProxyType({}),
+) -> Feed:
+    """
+    Each event adds a number.
+    """
+    return Feed(on, "add", value, per, under)
+
+
+observes = adds
+
+
+def sets(value: Read, *on: str) -> Feed:
+    """
+    Each event says what the number is now.
+    """
+    return Feed(on, "set", value)
+
+
+def opens(*on: str) -> Feed:
+    """
+    Each event starts something that the gauge counts.
+    """
+    return Feed(on, "open")
+
+
+def closes(*on: str) -> Feed:
+    """
+    Each event ends something that the gauge counts.
+    """
+    return Feed(on, "close")
+
+
+def creates(*on: str) -> Feed:
+    """
+    Each event makes the series be there, at zero.
+    """
+    return Feed(on, "create")
+
+
+def _nothing(_: Envelope[Event]) -> object:
+    return None
+
+
+def _agent_slug(envelope: Envelope[Event]) -> object:
+    actor = envelope.actor
+    if actor is not None and actor.startswith("agent:"):
+        return actor[6:]
+    return envelope.attributes.get("agent_slug")
+
+
+def _session_slug_read(envelope: Envelope[Event]) -> object:
+    return _agent_slug(envelope) or _slug_field.read(envelope)
+
+
+def _session_slug_shown(envelope: Envelope[Event]) -> object:
+    return _agent_slug(envelope) or _slug_field.show(envelope)
+
+
+def _outcome_or_started(envelope: Envelope[Event]) -> object:
+    return envelope.outcome or "started"
+
+
+# A scope may hold paths, urls and ids; its first word says of which class it is.
+_first_word = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_scope = field("scope")
+
+
+def _scope_class(value: object) -> object:
+    word = _first_word.match(value) if isinstance(value, str) else None
+    return word.group() if word else None
+
+
+OUTCOMES = tuple(outcome.value for outcome in Outcome)
+
+_slug_field = field("agent_slug")
+SLUG = Label(_agent_slug, _agent_slug)
+SESSION_SLUG = Label(_session_slug_read, _session_slug_shown)
+STATUS = Label(attrgetter("outcome"), attrgetter("outcome"), OUTCOMES)
+MODEL = field("model")
+PROVIDER = field("provider")
+OPERATION = field("operation")
+TOOL = field("tool_name")
+QUEUE = field("queue")
+COMMAND = field("command")
+SCOPE_CLASS = Label(
+    lambda envelope: _scope_class(_scope.read(envelope)),
+    lambda envelope: _scope_class(_scope.show(envelope)),
+)
+
+RUN_ENDS = ("run.completed", "run.failed", "run.cancelled")
+PHASE_ENDS = ("phase.completed", "phase.failed")
+PLAN_ENDS = ("plan.applied", "plan.failed", "plan.cancelled")
+TOOL_ENDS = ("tool.completed", "tool.failed", "tool.denied")
+LLM_ENDS = ("llm.completed", "llm.failed")
+
+MILLISECONDS = 1000.0
+
+# The first three are the OpenTelemetry GenAI conventions' for workflows, calls and call counts.
+LONG = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
+CALL = tuple(0.01 * 2**power for power in range(14))
+COUNT = tuple(2.0**power for power in range(8))
+FRAGMENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+UTILIZATION = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.1)
+
+INSTRUMENTS: tuple[Instrument, ...] = (
+    gauge(
+        "sessions_active",
+        "Open sessions, one series of value 1 for each.",
+        {"agent_slug": SESSION_SLUG},
+        opens("session.started"),
+        closes("session.ended"),
+        slots=True,
+    ),
+    counter(
+        "tasks",
+        "Runs that ended.",
+        {"agent_slug": SLUG, "task_type": field("task_type"), "status": STATUS},
+        creates("run.started"),
+        counts(*RUN_ENDS),
+        exemplars=True,
+    ),
+    histogram(
+        "task_duration_seconds",
+        "Duration of runs in seconds.",
+        {"agent_slug": SLUG, "task_type": field("task_type"), "status": STATUS},
+        LONG,
+        observes(duration, *RUN_ENDS),
+        exemplars=True,
+    ),
+    histogram(
+        "task_iterations",
+        "Iterations of a run.",
+        {"agent_slug": SLUG},
+        COUNT,
+        observes(number("iterations"), *RUN_ENDS),
+    ),
+    histogram(
+        "task_tool_calls",
+        "Tool calls of a run.",
+        {"agent_slug": SLUG},
+        COUNT,
+        observes(number("tool_calls"), *RUN_ENDS),
+    ),
+    histogram(
+        "phase_duration_seconds",
+        "Duration of phases, such as the clone of a repository, in seconds.",
+        {"phase": field("phase")},
+        LONG,
+        observes(duration, *PHASE_ENDS),
+        exemplars=True,
+    ),
+    counter(
+        "tokens",
+        "Tokens that models read and wrote.",
+        {"agent_slug": SLUG, "model": MODEL, "token_type": given("input", "output")},
+        creates("llm.started"),
+        adds(number("input_tokens"), "llm.completed", under={"token_type": "input"}),
+        adds(number("output_tokens"), "llm.completed", under={"token_type": "output"}),
+    ),
+    counter(
+        "cached_input_tokens",
+        "Input tokens that were read from or written to a cache; a part of the input tokens.",
+        {"agent_slug": SLUG, "model": MODEL, "cache": given("read", "write")},
+        creates("llm.started"),
+        adds(number("cache_read_tokens"), "llm.completed", under={"cache": "read"}),
+        adds(number("cache_write_tokens"), "llm.completed", under={"cache": "write"}),
+    ),
+    counter(
+        "reasoning_output_tokens",
+        "Output tokens of reasoning; a part of the output tokens.",
+        {"agent_slug": SLUG, "model": MODEL},
+        creates("llm.started"),
+        adds(number("reasoning_tokens"), "llm.completed"),
+    ),
+    gauge(
+        "queue_depth",
+        "Tasks that wait in a queue.",
+        {"queue": QUEUE},
+        sets(number("depth"), "task.enqueued", "task.dequeued"),
+        merge="last",
+    ),
+    histogram(
+        "queue_wait_seconds",
+        "Time that tasks waited in a queue, in seconds.",
+        {"queue": QUEUE},
+        LONG,
+        observes(number("wait_ms"), "task.dequeued", per=MILLISECONDS),
+        exemplars=True,
+    ),
+    counter(
+        "prs_created",
+        "Pull requests that were created.",
+        {"agent_slug": SLUG},
+        creates("run.started"),
+        counts("pr.created"),
+    ),
+    counter(
+        "credentials_issued",
+        "Credentials that were issued, by the first word of their scope.",
+        {"agent_slug": SLUG, "scope_class": SCOPE_CLASS},
+        counts("credential.issued"),
+    ),
+    counter("plans", "Plans that ended.", {"status": STATUS}, counts(*PLAN_ENDS)),
+    histogram(
+        "plan_duration_seconds",
+        "Duration of plans, from created to applied, failed or cancelled, in seconds.",
+        {"status": STATUS},
+        LONG,
+        observes(duration, *PLAN_ENDS),
+        exemplars=True,
+    ),
+    gauge(
+        "plans_in_progress",
+        "Plans that were created and have not ended.",
+        {},
+        opens("plan.created"),
+        closes(*PLAN_ENDS),
+    ),
+    counter(
+        "tool_calls",
+        "Tool calls that ended.",
+        {"tool": TOOL, "status": STATUS},
+        creates("tool.started"),
+        counts(*TOOL_ENDS),
+    ),
+    histogram(
+        "tool_call_duration_seconds",
+        "Duration of tool calls in seconds.",
+        {"tool": TOOL, "status": STATUS},
+        CALL,
+        observes(duration, *TOOL_ENDS),
+        exemplars=True,
+    ),
+    gauge(
+        "tool_calls_in_progress",
+        "Tool calls that were started and have not ended.",
+        {},
+        opens("tool.started"),
+        closes(*TOOL_ENDS),
+    ),
+    counter(
+        "llm_requests",
+        "Requests to models that ended.",
+        {"provider": PROVIDER, "model": MODEL, "operation": OPERATION, "status": STATUS},
+        creates("llm.started"),
+        counts(*LLM_ENDS),
+    ),
+    histogram(
+        "llm_request_duration_seconds",
+        "Duration of requests to models in seconds.",
+        {"provider": PROVIDER, "model": MODEL, "operation": OPERATION},
+        CALL,
+        observes(duration, *LLM_ENDS),
+        exemplars=True,
+    ),
+    histogram(
+        "llm_time_to_first_chunk_seconds",
+        "Time to the first chunk of a model's answer, in seconds.",
+        {"provider": PROVIDER, "model": MODEL},
+        CALL,
+        observes(number("ttft_ms"), "llm.completed", per=MILLISECONDS),
+        exemplars=True,
+    ),
+    counter(
+        "llm_cost_usd",
+        "Cost of requests to models in US dollars, where it is known.",
+        {"agent_slug": SLUG, "model": MODEL},
+        adds(number("cost_usd"), "llm.completed"),
+    ),
+    counter(
+        "context_assemblies",
+        "Contexts that were assembled.",
+        {"status": STATUS},
+        counts("context.assembled"),
+    ),
+    histogram(
+        "context_assembly_duration_seconds",
+        "Duration of context assemblies in seconds.",
+        {},
+        CALL,
+        observes(duration, "context.assembled"),
+        exemplars=True,
+    ),
+    histogram(
+        "context_fragments",
+        "Fragments of an assembled context.",
+        {},
+        FRAGMENTS,
+        observes(number("fragments"), "context.assembled"),
+    ),
+    histogram(
+        "context_budget_utilization_ratio",
+        "Share of its token budget that an assembled context uses; 1 is all of it.",
+        {},
+        UTILIZATION,
+        observes(number("budget_utilization"), "context.assembled"),
+    ),
+    counter(
+        "policy_evaluations",
+        "Policy decisions.",
+        {"decision": field("decision", "allow", "deny", "warn", "escalate", "audit")},
+        counts("policy.evaluated"),
+    ),
+    counter(
+        "guard_violations",
+        "Violations that a guard found, by what was done about them.",
+        {"guard": field("guard_name"), "action": field("action_taken")},
+        counts("guard.violated"),
+    ),
+    counter(
+        "approvals",
+        "Approvals that were decided, or expired.",
+        {"decision": given("granted", "denied", "expired")},
+        counts("approval.granted", under={"decision": "granted"}),
+        counts("approval.denied", under={"decision": "denied"}),
+        counts("approval.expired", under={"decision": "expired"}),
+    ),
+    histogram(
+        "approval_wait_seconds",
+        "Time that the agent waited for a person, in seconds.",
+        {},
+        LONG,
+        observes(
+            number("wait_ms"),
+            "approval.granted",
+            "approval.denied",
+            "approval.expired",
+            "human_input.received",
+            per=MILLISECONDS,
+        ),
+        exemplars=True,
+    ),
+    counter(
+        "pipelines_triggered",
+        "Pipelines that were triggered.",
+        {"pipeline_type": field("kind")},
+        counts("pipeline.triggered"),
+    ),
+    counter(
+        "budget_warnings",
+        "Warnings that a budget is nearly used up.",
+        {"budget": field("budget_type")},
+        counts("budget.warning"),
+    ),
+    counter(
+        "errors",
+        "Errors that were reported.",
+        {"component": field("component"), "error_type": field("error_type")},
+        counts("error.raised"),
+    ),
+    counter(
+        "commands",
+        "Commands that ended.",
+        {"command": COMMAND, "status": STATUS},
+        creates("command.started"),
+        counts("command.completed"),
+    ),
+    histogram(
+        "command_duration_seconds",
+        "Duration of commands in seconds.",
+        {"command": COMMAND, "status": STATUS},
+        CALL,
+        observes(duration, "command.completed"),
+        exemplars=True,
+    ),
+    Instrument(
+        "audit_records",
+        "counter",
+        "Events that belong into the audit log, by outcome; a start has none yet.",
+        {"outcome": Label(_outcome_or_started, _outcome_or_started, ("started", *OUTCOMES))},
+        (counts(AUDITED),),
+        prefix="harken",
+    ),
+    Instrument(
+        "audit_last_sequence",
+        "gauge",
+        "Number of the audit log's last line, when it was opened or wrote a checkpoint last.",
+        {},
+        (
+            sets(number("resumed_from_seq"), "harken.audit_opened"),
+            sets(number("seq"), "harken.audit_checkpoint"),
+        ),
+        merge="last",
+        prefix="harken",
+    ),
+)
+"""What the catalog's events feed."""
+
+
+HANDLERS = "handlers"
+"""The value of the label ``sink`` under which all of an application's handlers are added up."""
+
+Readings: TypeAlias = Iterator[tuple[str, tuple[str, ...], float]]
+
+
+def _of_bus(read: Callable[[Health], Mapping[str, float]]) -> Callable[[Health], Readings]:
+    def readings(health: Health) -> Readings:
+        for word, value in read(health).items():
+            yield "", (word,), value
+
+    return readings
+
+
+def _of_subscribers(
+    read: Callable[[SubscriberHealth], float | Mapping[str, int]],
+) -> Callable[[Health], Readings]:
+    def readings(health: Health) -> Readings:
+        for name, one in health.items():
+            sink = name if one.is_sink else HANDLERS
+            value = read(one)
+            if isinstance(value, Mapping):
+                for word, part in value.items():
+                    yield name, (sink, word), part
+            else:
+                yield name, (sink,), value
+
+    return readings
+
+
+def _of_sinks(
+    read: Callable[[SubscriberHealth], float | None],
+) -> Callable[[Health], Readings]:
+    def readings(health: Health) -> Readings:
+        for name, one in health.items():
+            value = read(one) if one.is_sink else None
+            if value is not None:
+                yield name, (name,), value
+
+    return readings
+
+
+BUS_INSTRUMENTS: tuple[BusInstrument, ...] = (
+    BusInstrument(
+        "harken_events_published",
+        "counter",
+        "Events that were published while somebody listened.",
+        ("type",),
+        _of_bus(lambda health: health.published),
+    ),
+    BusInstrument(
+        "harken_events_rejected",
+        "counter",
+        "Events that the bus refused: second ends of an operation, and what came after its close.",
+        ("reason",),
+        _of_bus(lambda health: {"ended": health.refused_terminals, "closed": health.late}),
+    ),
+    BusInstrument(
+        "harken_operations_open",
+        "gauge",
+        "Operations that were started and have not ended.",
+        (),
+        lambda health: (("", (), health.open_operations),),
+    ),
+    BusInstrument(
+        "harken_events_delivered",
+        "counter",
+        "Events that a sink took.",
+        ("sink",),
+        _of_subscribers(lambda one: one.delivered),
+    ),
+    BusInstrument(
+        "harken_events_dropped",
+        "counter",
+        "Events that a sink missed.",
+        ("sink", "reason"),
+        _of_subscribers(lambda one: {"queue_full": 0, "quarantined": 0, **one.drops}),
+    ),
+    BusInstrument(
+        "harken_sink_errors",
+        "counter",
+        "What a sink raised.",
+        ("sink", "error_type"),
+        _of_subscribers(lambda one: one.errors),
+    ),
+    BusInstrument(
+        "harken_sink_queue_depth",
+        "gauge",
+        "Events that wait for a sink.",
+        ("sink",),
+        _of_sinks(lambda one: None if one.capacity is None else one.depth),
+    ),
+    BusInstrument(
+        "harken_sink_queue_capacity",
+        "gauge",
+        "Events that may wait for a sink.",
+        ("sink",),
+        _of_sinks(lambda one: one.capacity),
+    ),
+    BusInstrument(
+        "harken_sink_up",
+        "gauge",
+        "Whether a sink takes events; 0 while it is quarantined.",
+        ("sink",),
+        _of_sinks(lambda one: 0.0 if one.quarantined else 1.0),
+        merge="min",
+    ),
+    BusInstrument(
+        "harken_sink_last_success_timestamp_seconds",
+        "gauge",
+        "When a sink last took something, in seconds since 1970-01-01 UTC.",
+        ("sink",),
+        _of_sinks(lambda one: one.last_success),
+        merge="max",
+    ),
+)
+"""What the bus itself says."""

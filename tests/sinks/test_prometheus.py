@@ -1,0 +1,2005 @@
+"""
+The Prometheus sink: what is counted, within which bounds, and how it is exposed.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+
+import harken
+from harken import Bus, Envelope, Event, Outcome, event_types
+from harken.catalog import (
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalGranted,
+    AuditCheckpoint,
+    AuditOpened,
+    BudgetWarning,
+    CommandCompleted,
+    CommandStarted,
+    ContextAssembled,
+    CredentialIssued,
+    ErrorRaised,
+    GuardViolated,
+    HumanInputReceived,
+    LlmCompleted,
+    LlmStarted,
+    PhaseCompleted,
+    PhaseStarted,
+    PipelineTriggered,
+    PlanApplied,
+    PlanCreated,
+    PolicyEvaluated,
+    PrCreated,
+    RunCompleted,
+    RunStarted,
+    SessionEnded,
+    SessionStarted,
+    TaskDequeued,
+    TaskEnqueued,
+    ToolCompleted,
+    ToolDenied,
+    ToolFailed,
+    ToolStarted,
+)
+from harken.errors import MetricsServerError, SettingsError
+from harken.sinks.prometheus import INSTRUMENTS, Instrument, PrometheusInstrumenter
+from harken.sinks.prometheus.instruments import (
+    AUDITED,
+    adds,
+    closes,
+    counter,
+    counts,
+    field,
+    gauge,
+    histogram,
+    number,
+    observes,
+    opens,
+    sets,
+)
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+class Deploys(Event, name="test.deployed", outcome="success"):
+    """
+    An event of the application's own.
+    """
+
+    service: object = ""
+    size: object = None
+
+
+@pytest.fixture
+def metrics() -> Iterator[PrometheusInstrumenter]:
+    """
+    An instrumenter of its own registry that neither serves nor writes.
+    """
+    instrumenter = PrometheusInstrumenter()
+    yield instrumenter
+    instrumenter.close()
+
+
+@pytest.fixture
+def bus(metrics: PrometheusInstrumenter) -> Iterator[Bus]:
+    """
+    A bus whose events are counted before publish returns.
+    """
+    bus = Bus()
+    bus.attach(metrics, delivery="inline")
+    yield bus
+    bus.close()
+
+
+def value(metrics: PrometheusInstrumenter, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def samples(metrics: PrometheusInstrumenter, name: str) -> list[Sample]:
+    return [
+        sample
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    ]
+
+
+def series(metrics: PrometheusInstrumenter, name: str) -> dict[tuple[str, ...], float]:
+    """
+    What *name* shows, by label values in order of the labels' names, zeros left out.
+    """
+    return {
+        tuple(text for _, text in sorted(sample.labels.items())): sample.value
+        for sample in samples(metrics, name)
+        if sample.value
+    }
+
+
+def get(metrics: PrometheusInstrumenter, path: str = "/metrics", **headers: str) -> tuple[str, str]:
+    """
+    The content type and the text of an answer.
+    """
+    request = urllib.request.Request(f"http://127.0.0.1:{metrics.port}{path}", headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.headers["Content-Type"], answer.read().decode()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen within 30 seconds")
+
+
+class TestTable:
+    """
+    The instruments as they are declared.
+    """
+
+    def test_events_exist(self) -> None:
+        """
+        Every event that an instrument waits for is in the catalog.
+        """
+        waited_for = {name for one in INSTRUMENTS for feed in one.feeds for name in feed.on}
+
+        assert set() == waited_for - {AUDITED} - event_types().keys()
+
+    def test_names_are_the_dashboards(self) -> None:
+        """
+        The domain's metrics have the names and labels that dashboards ask for.
+        """
+        named = {one.name: (one.kind, tuple(one.labels)) for one in INSTRUMENTS}
+
+        assert {
+            "sessions_active": ("gauge", ("agent_slug",)),
+            "tasks": ("counter", ("agent_slug", "task_type", "status")),
+            "task_duration_seconds": ("histogram", ("agent_slug", "task_type", "status")),
+            "task_iterations": ("histogram", ("agent_slug",)),
+            "task_tool_calls": ("histogram", ("agent_slug",)),
+            "phase_duration_seconds": ("histogram", ("phase",)),
+            "tokens": ("counter", ("agent_slug", "model", "token_type")),
+            "cached_input_tokens": ("counter", ("agent_slug", "model", "cache")),
+            "reasoning_output_tokens": ("counter", ("agent_slug", "model")),
+            "queue_depth": ("gauge", ("queue",)),
+            "queue_wait_seconds": ("histogram", ("queue",)),
+            "prs_created": ("counter", ("agent_slug",)),
+            "credentials_issued": ("counter", ("agent_slug", "scope_class")),
+            "plans": ("counter", ("status",)),
+            "plan_duration_seconds": ("histogram", ("status",)),
+            "plans_in_progress": ("gauge", ()),
+            "tool_calls": ("counter", ("tool", "status")),
+            "tool_call_duration_seconds": ("histogram", ("tool", "status")),
+            "tool_calls_in_progress": ("gauge", ()),
+            "llm_requests": ("counter", ("provider", "model", "operation", "status")),
+            "llm_request_duration_seconds": ("histogram", ("provider", "model", "operation")),
+            "llm_time_to_first_chunk_seconds": ("histogram", ("provider", "model")),
+            "llm_cost_usd": ("counter", ("agent_slug", "model")),
+            "context_assemblies": ("counter", ("status",)),
+            "context_assembly_duration_seconds": ("histogram", ()),
+            "context_fragments": ("histogram", ()),
+            "context_budget_utilization_ratio": ("histogram", ()),
+            "policy_evaluations": ("counter", ("decision",)),
+            "guard_violations": ("counter", ("guard", "action")),
+            "approvals": ("counter", ("decision",)),
+            "approval_wait_seconds": ("histogram", ()),
+            "pipelines_triggered": ("counter", ("pipeline_type",)),
+            "budget_warnings": ("counter", ("budget",)),
+            "errors": ("counter", ("component", "error_type")),
+            "commands": ("counter", ("command", "status")),
+            "command_duration_seconds": ("histogram", ("command", "status")),
+            "audit_records": ("counter", ("outcome",)),
+            "audit_last_sequence": ("gauge", ()),
+        } == named
+
+    def test_buckets(self) -> None:
+        """
+        Calls are measured from 10 ms to 82 s, longer things from 1 s to 2 h.
+        """
+        buckets = {one.name: one.buckets for one in INSTRUMENTS}
+
+        assert (
+            (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200),
+            tuple(0.01 * 2**doubled for doubled in range(14)),
+            (1, 2, 4, 8, 16, 32, 64, 128),
+        ) == (
+            buckets["task_duration_seconds"],
+            buckets["tool_call_duration_seconds"],
+            buckets["task_iterations"],
+        )
+
+    def test_closed_sets_are_there_from_the_start(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Every outcome of a plan is exposed at zero before any plan ended: a rate sees the first.
+        """
+        statuses = {
+            s.labels["status"]: s.value for s in samples(metrics, "infra_agent_plans_total")
+        }
+
+        assert {outcome.value: 0.0 for outcome in Outcome} == statuses
+
+    def test_what_was_never_said_is_not_zero(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Without an audit log there is no number of its last line.
+        """
+        assert [] == samples(metrics, "harken_audit_last_sequence")
+
+    def test_namespace(self) -> None:
+        """
+        The namespace stands before the domain's metrics, and only there; it may be empty.
+        """
+        named = PrometheusInstrumenter(namespace="acme")
+        bare = PrometheusInstrumenter(namespace="")
+
+        assert (0.0, 0.0, 0.0) == (
+            value(named, "acme_plans_in_progress"),
+            value(bare, "plans_in_progress"),
+            value(named, "harken_audit_records_total", outcome="success"),
+        )
+
+    @pytest.mark.parametrize(
+        ("instrument", "message"),
+        [
+            (counter("a.b", "", {}, counts("x.y")), "'infra_agent_a.b' is no metric name"),
+            (counter("a", "", {"b-c": field("b")}), "infra_agent_a: 'b-c' cannot be a label"),
+            (counter("a", "", {"__b": field("b")}), "infra_agent_a: '__b' cannot be a label"),
+            (
+                histogram("a", "", {"le": field("b")}, (1.0,)),
+                "'le' cannot be a label of a histogram",
+            ),
+            (counter("plans", "", {}), "two metrics are called 'infra_agent_plans'"),
+        ],
+    )
+    def test_names_are_checked(self, instrument: Instrument, message: str) -> None:
+        """
+        A name that Prometheus would not take, or that is taken, is refused when it is declared.
+        """
+        with pytest.raises(SettingsError, match=message):
+            PrometheusInstrumenter(instruments=(*INSTRUMENTS, instrument))
+
+    def test_own_instruments(self) -> None:
+        """
+        An application measures its own events with rows of its own.
+        """
+        metrics = PrometheusInstrumenter(
+            namespace="acme",
+            instruments=(
+                *INSTRUMENTS,
+                counter(
+                    "deploys_total", "Deploys.", {"service": field("service")}, counts(Deploys_name)
+                ),
+                histogram(
+                    "deploy_bytes",
+                    "Size of deploys.",
+                    {},
+                    (1000.0, 1e6),
+                    observes(number("size"), Deploys_name),
+                ),
+            ),
+        )
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        bus.publish(Deploys(service="web", size=1000))
+
+        assert (1.0, 1.0, 1000.0) == (
+            value(metrics, "acme_deploys_total", service="web"),
+            value(metrics, "acme_deploy_bytes_bucket", le="1000.0"),
+            value(metrics, "acme_deploy_bytes_sum"),
+        )
+
+
+Deploys_name = "test.deployed"
+
+
+class TestWhatIsCounted:
+    """
+    What the catalog's events do to the domain's metrics.
+    """
+
+    @pytest.mark.parametrize(
+        ("events", "name", "expected"),
+        [
+            (
+                [TaskEnqueued(task_id="t", queue="q", depth=4)],
+                "queue_depth",
+                {("q",): 4.0},
+            ),
+            (
+                [
+                    TaskEnqueued(task_id="t", queue="q", depth=4),
+                    TaskDequeued(task_id="t", queue="q"),
+                ],
+                "queue_depth",
+                {},
+            ),
+            (
+                [TaskDequeued(task_id="t", queue="q", wait_ms=2500)],
+                "queue_wait_seconds_sum",
+                {("q",): 2.5},
+            ),
+            ([PrCreated(url="u"), PrCreated(url="v")], "prs_created_total", {("billing",): 2.0}),
+            (
+                [CredentialIssued(credential_id="c", scope="repo:acme/site:write")],
+                "credentials_issued_total",
+                {("billing", "repo"): 1.0},
+            ),
+            (
+                [CredentialIssued(credential_id="c", scope="")],
+                "credentials_issued_total",
+                {("billing", ""): 1.0},
+            ),
+            ([ContextAssembled()], "context_assemblies_total", {("success",): 1.0}),
+            (
+                [ContextAssembled(duration_ms=250)],
+                "context_assembly_duration_seconds_sum",
+                {(): 0.25},
+            ),
+            ([ContextAssembled(fragments=12)], "context_fragments_sum", {(): 12.0}),
+            (
+                [ContextAssembled(budget_utilization=0.5)],
+                "context_budget_utilization_ratio_sum",
+                {(): 0.5},
+            ),
+            (
+                [PolicyEvaluated(policy_id="p", decision="deny")],
+                "policy_evaluations_total",
+                {("deny",): 1.0},
+            ),
+            (
+                [PolicyEvaluated(policy_id="p", decision="perhaps")],
+                "policy_evaluations_total",
+                {("__other__",): 1.0},
+            ),
+            (
+                [GuardViolated(guard_name="pii", action_taken="blocked")],
+                "guard_violations_total",
+                {("blocked", "pii"): 1.0},
+            ),
+            (
+                [
+                    ApprovalGranted(approval_id="1", wait_ms=1000),
+                    ApprovalDenied(approval_id="2", wait_ms=2000),
+                    ApprovalExpired(approval_id="3", wait_ms=4000),
+                ],
+                "approvals_total",
+                {("granted",): 1.0, ("denied",): 1.0, ("expired",): 1.0},
+            ),
+            (
+                [
+                    ApprovalGranted(approval_id="1", wait_ms=1000),
+                    ApprovalDenied(approval_id="2", wait_ms=2000),
+                    ApprovalExpired(approval_id="3", wait_ms=4000),
+                    HumanInputReceived(request_id="4", wait_ms=8000),
+                ],
+                "approval_wait_seconds_sum",
+                {(): 15.0},
+            ),
+            (
+                [PipelineTriggered(pipeline_id="p", kind="apply")],
+                "pipelines_triggered_total",
+                {("apply",): 1.0},
+            ),
+            (
+                [BudgetWarning(budget_type="tokens")],
+                "budget_warnings_total",
+                {("tokens",): 1.0},
+            ),
+            (
+                [ErrorRaised(component="broker", error_type="KeyError")],
+                "errors_total",
+                {("broker", "KeyError"): 1.0},
+            ),
+            (
+                [CommandCompleted(command="deploy", ok=True, duration_ms=1500)],
+                "commands_total",
+                {("deploy", "success"): 1.0},
+            ),
+            (
+                [
+                    CommandStarted(command="deploy", request_id="r"),
+                    CommandCompleted(request_id="r", ok=False),
+                ],
+                "commands_total",
+                {("deploy", "failure"): 1.0},
+            ),
+            (
+                [CommandCompleted(command="deploy", ok=True, duration_ms=1500)],
+                "command_duration_seconds_sum",
+                {("deploy", "success"): 1.5},
+            ),
+        ],
+    )
+    def test_events(
+        self,
+        bus: Bus,
+        metrics: PrometheusInstrumenter,
+        events: list[Event],
+        name: str,
+        expected: dict[tuple[str, ...], float],
+    ) -> None:
+        """
+        An event feeds what the table says, under the labels that it says.
+        """
+        with harken.scope(actor="agent:billing"):
+            for event in events:
+                bus.publish(event)
+
+        assert expected == series(metrics, f"infra_agent_{name}")
+
+    def test_audit_log(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        What belongs into the audit log is counted by outcome, and its last line is known.
+        """
+        bus.publish(AuditOpened(path_digest="sha256:00", resumed_from_seq=40))
+        bus.publish(AuditCheckpoint(path_digest="sha256:00", seq=41))
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="t"))
+        bus.publish(ToolCompleted(tool_call_id="t"))
+        bus.publish(PolicyEvaluated(policy_id="p", decision="deny"))
+        bus.publish(Deploys(), audit=True)
+
+        assert (
+            {("started",): 1.0, ("success",): 2.0, ("denied",): 1.0},
+            41.0,
+        ) == (
+            series(metrics, "harken_audit_records_total"),
+            value(metrics, "harken_audit_last_sequence"),
+        )
+
+    def test_run(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A run counts once, by its outcome, with the type of the task from its start.
+        """
+        with harken.scope(run_id="r-1", actor="agent:fixer"):
+            bus.publish(RunStarted(task_type="repair"))
+            bus.publish(RunCompleted(iterations=3, tool_calls=5))
+
+        assert (
+            {("fixer", "success", "repair"): 1.0},
+            {("fixer", "success", "repair"): 1.0},
+            {("fixer",): 3.0},
+            {("fixer",): 5.0},
+        ) == (
+            series(metrics, "infra_agent_tasks_total"),
+            series(metrics, "infra_agent_task_duration_seconds_count"),
+            series(metrics, "infra_agent_task_iterations_sum"),
+            series(metrics, "infra_agent_task_tool_calls_sum"),
+        )
+
+    def test_series_of_a_run_begin_at_its_start(
+        self, bus: Bus, metrics: PrometheusInstrumenter
+    ) -> None:
+        """
+        When a run begins, what may come of it is exposed at zero.
+        """
+        with harken.scope(run_id="r-1", actor="agent:fixer"):
+            bus.publish(RunStarted(task_type="repair"))
+
+        assert (
+            {("fixer", outcome.value, "repair") for outcome in Outcome},
+            0.0,
+        ) == (
+            {
+                tuple(text for _, text in sorted(sample.labels.items()))
+                for sample in samples(metrics, "infra_agent_tasks_total")
+            },
+            value(metrics, "infra_agent_prs_created_total", agent_slug="fixer"),
+        )
+
+    def test_phase(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A phase is measured by its name.
+        """
+        with bus.operation(PhaseStarted(phase="repo_clone")):
+            pass
+        bus.publish(PhaseCompleted(phase="session_restore", duration_ms=30_000))
+        bus.flush()
+
+        assert (
+            {("repo_clone",): 1.0, ("session_restore",): 1.0},
+            30.0,
+        ) == (
+            series(metrics, "infra_agent_phase_duration_seconds_count"),
+            value(metrics, "infra_agent_phase_duration_seconds_sum", phase="session_restore"),
+        )
+
+    def test_model(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Tokens, cost and times of a model's call are counted once; parts have their own metrics.
+        """
+        with (
+            harken.scope(actor="agent:fixer"),
+            bus.operation(LlmStarted(model="large", provider="acme")) as call,
+        ):
+            call.complete(
+                input_tokens=100,
+                output_tokens=20,
+                reasoning_tokens=5,
+                cache_read_tokens=60,
+                cache_write_tokens=10,
+                cost_usd=0.25,
+                ttft_ms=40,
+            )
+
+        assert (
+            {("fixer", "large", "input"): 100.0, ("fixer", "large", "output"): 20.0},
+            {("read", "fixer", "large"): 60.0, ("write", "fixer", "large"): 10.0},
+            {("fixer", "large"): 5.0},
+            {("fixer", "large"): 0.25},
+            {("large", "chat", "acme", "success"): 1.0},
+            {("large", "chat", "acme"): 1.0},
+            {("large", "acme"): 0.04},
+        ) == (
+            {
+                (labels[0], labels[1], labels[2]): count
+                for labels, count in series(metrics, "infra_agent_tokens_total").items()
+            },
+            {
+                (labels[1], labels[0], labels[2]): count
+                for labels, count in series(
+                    metrics, "infra_agent_cached_input_tokens_total"
+                ).items()
+            },
+            series(metrics, "infra_agent_reasoning_output_tokens_total"),
+            series(metrics, "infra_agent_llm_cost_usd_total"),
+            series(metrics, "infra_agent_llm_requests_total"),
+            series(metrics, "infra_agent_llm_request_duration_seconds_count"),
+            series(metrics, "infra_agent_llm_time_to_first_chunk_seconds_sum"),
+        )
+
+    def test_unknown_cost_is_not_zero(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A call whose cost nobody computed leaves no series of cost behind.
+        """
+        bus.publish(LlmCompleted(model="large", input_tokens=1))
+
+        assert [] == samples(metrics, "infra_agent_llm_cost_usd_total")
+
+    def test_outcomes_of_tools(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        The status of a tool call is the outcome of its operation, however it ended.
+        """
+        with bus.operation(ToolStarted(tool_name="search")):
+            pass
+        with bus.operation(ToolStarted(tool_name="search")) as call:
+            call.deny("not now")
+        with pytest.raises(TimeoutError), bus.operation(ToolStarted(tool_name="search")):
+            raise TimeoutError
+        with pytest.raises(ValueError, match="x"), bus.operation(ToolStarted(tool_name="search")):
+            raise ValueError("x")
+        bus.publish(ToolFailed(tool_name="fetch", outcome="lost"))
+        bus.publish(ToolDenied(tool_name="fetch"))
+
+        assert {
+            ("success", "search"): 1.0,
+            ("denied", "search"): 1.0,
+            ("timeout", "search"): 1.0,
+            ("failure", "search"): 1.0,
+            ("unknown", "fetch"): 1.0,
+            ("denied", "fetch"): 1.0,
+        } == series(metrics, "infra_agent_tool_calls_total")
+
+    def test_orphans(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        What nobody ended is counted when the bus closes, and is no longer in progress.
+        """
+        bus = Bus()
+        bus.attach(metrics)
+        bus.publish(ToolStarted(tool_name="search"))
+        bus.publish(PlanCreated())
+        bus.flush()
+        before = value(metrics, "infra_agent_tool_calls_in_progress")
+
+        bus.close()
+
+        assert (1.0, 0.0, 0.0, {("orphaned", "search"): 1.0}, {("orphaned",): 1.0}) == (
+            before,
+            value(metrics, "infra_agent_tool_calls_in_progress"),
+            value(metrics, "infra_agent_plans_in_progress"),
+            series(metrics, "infra_agent_tool_calls_total"),
+            series(metrics, "infra_agent_plans_total"),
+        )
+
+    def test_plan(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A plan is in progress until it is applied; then it is counted and measured.
+        """
+        bus.publish(PlanCreated(plan_id="p"))
+        during = value(metrics, "infra_agent_plans_in_progress")
+        bus.publish(PlanApplied(plan_id="p"))
+
+        assert (1.0, 0.0, {("success",): 1.0}, {("success",): 1.0}) == (
+            during,
+            value(metrics, "infra_agent_plans_in_progress"),
+            series(metrics, "infra_agent_plans_total"),
+            series(metrics, "infra_agent_plan_duration_seconds_count"),
+        )
+
+    @pytest.mark.parametrize(
+        ("scope", "slug"),
+        [
+            ({"actor": "agent:fixer", "agent_slug": "other"}, "fixer"),
+            ({"actor": "user:ann", "agent_slug": "fixer"}, "fixer"),
+            ({"agent_slug": "fixer"}, "fixer"),
+            ({"actor": "user:ann"}, ""),
+            ({}, ""),
+        ],
+    )
+    def test_agent_slug(
+        self, bus: Bus, metrics: PrometheusInstrumenter, scope: dict[str, str], slug: str
+    ) -> None:
+        """
+        The agent is the actor when it is one, else what the scope says, else nobody.
+        """
+        with harken.scope(**scope):
+            bus.publish(PrCreated(url="u"))
+
+        assert {(slug,): 1.0} == series(metrics, "infra_agent_prs_created_total")
+
+
+class TestInProgress:
+    """
+    What is going on now.
+    """
+
+    def test_sessions_fill_slots_from_below(
+        self, bus: Bus, metrics: PrometheusInstrumenter
+    ) -> None:
+        """
+        Each open session is one series of value 1, so that count() and sum() both count sessions.
+        """
+        for number_ in ("1", "2", "3"):
+            with harken.scope(session_id=number_, actor="agent:fixer"):
+                bus.publish(SessionStarted())
+        with harken.scope(session_id="4"):
+            bus.publish(SessionStarted(agent_slug="helper"))
+        three = series(metrics, "infra_agent_sessions_active")
+        with harken.scope(session_id="1"):
+            bus.publish(SessionEnded())
+
+        assert (
+            {("fixer", "0"): 1.0, ("fixer", "1"): 1.0, ("fixer", "2"): 1.0, ("helper", "0"): 1.0},
+            {("fixer", "0"): 1.0, ("fixer", "1"): 1.0, ("helper", "0"): 1.0},
+        ) == (three, series(metrics, "infra_agent_sessions_active"))
+
+    def test_more_sessions_than_series(self) -> None:
+        """
+        Beyond the limit, sessions are added up in one series.
+        """
+        metrics = PrometheusInstrumenter(max_series=2)
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        for number_ in range(5):
+            with harken.scope(session_id=str(number_)):
+                bus.publish(SessionStarted())
+
+        assert {("", "0"): 1.0, ("", "1"): 1.0, ("", "__other__"): 3.0} == series(
+            metrics, "infra_agent_sessions_active"
+        )
+        bus.close()
+
+    def test_attached_late(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        The end of what began before the sink listened does not show less than nothing.
+        """
+        bus = Bus()
+        bus.subscribe(lambda envelope: None)
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="early"))
+        bus.attach(metrics, delivery="inline")
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="late"))
+
+        bus.publish(ToolCompleted(tool_call_id="early"))
+
+        assert 1.0 == value(metrics, "infra_agent_tool_calls_in_progress")
+        bus.close()
+
+    def test_what_is_remembered_is_bounded(
+        self, bus: Bus, metrics: PrometheusInstrumenter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Starts whose ends were lost are forgotten, the oldest first.
+        """
+        monkeypatch.setattr("harken.sinks.prometheus._feeding.MAX_OPEN", 2)
+        for number_ in ("1", "2", "3"):
+            bus.publish(ToolStarted(tool_name="search", tool_call_id=number_))
+        three = value(metrics, "infra_agent_tool_calls_in_progress")
+
+        bus.publish(ToolCompleted(tool_call_id="1"))
+        bus.publish(ToolCompleted(tool_call_id="2"))
+
+        assert (2.0, 1.0) == (three, value(metrics, "infra_agent_tool_calls_in_progress"))
+
+
+class TestNumbers:
+    """
+    Numbers that would spoil a metric for ever.
+    """
+
+    @pytest.mark.parametrize(
+        ("size", "reason"),
+        [
+            (math.nan, "nan"),
+            (Decimal("sNaN"), "nan"),
+            (math.inf, "infinite"),
+            (Decimal("Infinity"), "infinite"),
+            (-math.inf, "negative"),
+            (-1, "negative"),
+            (-0.5, "negative"),
+            (10**400, "too_large"),
+            (2.0**53 + 2, "too_large"),
+            (Fraction(10**400), "too_large"),
+            (True, "not_a_number"),
+            ("12", "not_a_number"),
+            ([1], "not_a_number"),
+            (1j, "not_a_number"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])
+    def test_refused(self, size: object, reason: str, kind: str) -> None:
+        """
+        What no metric can take changes nothing, and is counted with the reason.
+        """
+        feed = (sets if kind == "gauge" else adds)(number("size"), Deploys_name)
+        instrument = Instrument(
+            "sizes", kind, "", {}, (feed,), (1.0,) if kind == "histogram" else ()
+        )
+        metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        bus.publish(Deploys(size=2))
+        before = [
+            sample
+            for family in ("t_sizes", "t_sizes_total", "t_sizes_sum")
+            for sample in samples(metrics, family)
+        ]
+        bus.publish(Deploys(size=size))
+
+        assert (before, {("t_sizes", reason): 1.0}) == (
+            [
+                sample
+                for family in ("t_sizes", "t_sizes_total", "t_sizes_sum")
+                for sample in samples(metrics, family)
+            ],
+            series(metrics, "harken_metric_observations_rejected_total"),
+        )
+        assert [2.0] == [sample.value for sample in before]
+
+    @pytest.mark.parametrize("size", [3, 3.0, Decimal(3), Fraction(3), 0, None])
+    def test_taken(self, size: object) -> None:
+        """
+        Every kind of number is taken; nothing at all feeds nothing.
+        """
+        instrument = counter("sizes", "", {}, adds(number("size"), Deploys_name))
+        metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        bus.publish(Deploys(size=size))
+
+        assert (3.0 if size else 0.0, {}) == (
+            value(metrics, "t_sizes_total"),
+            series(metrics, "harken_metric_observations_rejected_total"),
+        )
+
+    def test_bounds_belong_to_the_bucket_below(self) -> None:
+        """
+        A number that is a bucket's upper bound falls into it; one above all into infinity.
+        """
+        instrument = histogram("sizes", "", {}, (1.0, 2.0), observes(number("size"), Deploys_name))
+        metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        for size in (0, 1, 1.5, 2, 3):
+            bus.publish(Deploys(size=size))
+
+        assert {("1.0",): 2.0, ("2.0",): 4.0, ("+Inf",): 5.0} == series(metrics, "t_sizes_bucket")
+
+
+class TestLabels:
+    """
+    Label values come from agents and models, and are not trusted.
+    """
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("search", "search"),
+            ("Größe ☃", "Größe ☃"),
+            ('a"b\\c', 'a"b\\c'),
+            ("a\nb\x00\x1b[31m\u202e", "a\ufffdb\ufffd\ufffd[31m\ufffd"),
+            ("\ud800", "\ufffd"),
+            ("x" * 5000, "x" * 128),
+            (None, ""),
+            (True, "true"),
+            (False, "false"),
+            (7, "7"),
+            ({"a": 1}, "__other__"),
+            (["a"], "__other__"),
+        ],
+    )
+    def test_shown(
+        self, bus: Bus, metrics: PrometheusInstrumenter, name: object, shown: str
+    ) -> None:
+        """
+        A label value is short and printable, and the exposition stays readable.
+        """
+        bus.publish(GuardViolated(guard_name=name, action_taken="x"))  # type: ignore[arg-type]
+        bus.publish(GuardViolated(guard_name=name, action_taken="x"))  # type: ignore[arg-type]
+
+        [sample] = [
+            sample
+            for family in parse_text(generate_latest(metrics.registry).decode())
+            for sample in family.samples
+            if sample.name == "infra_agent_guard_violations_total"
+        ]
+        assert ({"guard": shown, "action": "x"}, 2.0) == (sample.labels, sample.value)
+
+    def test_secrets(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A secret in a label value is redacted, each time it comes.
+        """
+        secret = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" * 2
+        for _ in range(3):
+            bus.publish(ToolCompleted(tool_name=secret))
+
+        text = generate_latest(metrics.registry).decode()
+        assert secret not in text
+        assert 3.0 == sum(series(metrics, "infra_agent_tool_calls_total").values())
+
+    def test_secrets_of_a_start(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A label value that comes from the start of an operation is redacted, too.
+        """
+        secret = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" * 2
+        bus.publish(ToolStarted(tool_name=secret, tool_call_id="t"))
+        bus.publish(ToolCompleted(tool_call_id="t"))
+
+        text = generate_latest(metrics.registry).decode()
+        assert secret not in text
+
+    def test_learnt_values_are_bounded(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        The first hundred tools have series of their own; the others share one, and are counted.
+        """
+        for number_ in range(105):
+            bus.publish(ToolCompleted(tool_name=f"tool-{number_}"))
+        bus.publish(ToolCompleted(tool_name="tool-104"))
+        bus.publish(ToolCompleted(tool_name="tool-0"))
+
+        assert (101, 6.0, 2.0, 6.0) == (
+            len(series(metrics, "infra_agent_tool_calls_total")),
+            value(metrics, "infra_agent_tool_calls_total", tool="__other__", status="success"),
+            value(metrics, "infra_agent_tool_calls_total", tool="tool-0", status="success"),
+            value(
+                metrics,
+                "harken_metric_series_overflowed_total",
+                metric="infra_agent_tool_calls",
+            ),
+        )
+
+    def test_series_are_bounded(self) -> None:
+        """
+        A metric has no more series than it may; what comes later keeps only its closed labels.
+        """
+        metrics = PrometheusInstrumenter(max_series=40)
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        for number_ in range(20):
+            bus.publish(ToolCompleted(tool_name=f"tool-{number_}"))
+            bus.publish(ToolFailed(tool_name=f"tool-{number_}"))
+
+        tools = {
+            sample.labels["tool"] for sample in samples(metrics, "infra_agent_tool_calls_total")
+        }
+        assert ({*(f"tool-{number_}" for number_ in range(5)), "__other__"}, 15.0, 15.0, 30.0) == (
+            tools,
+            value(metrics, "infra_agent_tool_calls_total", tool="__other__", status="success"),
+            value(metrics, "infra_agent_tool_calls_total", tool="__other__", status="failure"),
+            value(
+                metrics,
+                "harken_metric_series_overflowed_total",
+                metric="infra_agent_tool_calls",
+            ),
+        )
+
+    def test_size_is_shown(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        How many series a metric has is a metric itself.
+        """
+        bus.publish(ErrorRaised(component="a", error_type="X"))
+        bus.publish(ErrorRaised(component="b", error_type="X"))
+
+        assert 2.0 == value(metrics, "harken_metric_series", metric="infra_agent_errors")
+
+    def test_combinations_are_forgotten(self) -> None:
+        """
+        More combinations of labels than are remembered are still counted right.
+        """
+        metrics = PrometheusInstrumenter(max_series=3)
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        for _ in range(3):
+            for component in ("a", "b", "c"):
+                bus.publish(ErrorRaised(component=component, error_type="X"))
+            bus.publish(PrCreated(url="u"))
+
+        assert {("a", "X"): 3.0, ("b", "X"): 3.0, ("c", "X"): 3.0} == series(
+            metrics, "infra_agent_errors_total"
+        )
+
+    def test_first_failure_is_an_increase(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A tool that has worked so far shows zero failures, not none.
+        """
+        bus.publish(ToolCompleted(tool_name="search"))
+
+        assert 0.0 == value(
+            metrics, "infra_agent_tool_calls_total", tool="search", status="failure"
+        )
+
+
+class TestExemplars:
+    """
+    From a slow bucket to the trace that fell into it.
+    """
+
+    def test_exemplars(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A duration names the trace and the span of the operation that took it.
+        """
+        with bus.operation(ToolStarted(tool_name="search")) as call:
+            trace = {"trace_id": call.envelope.trace_id, "span_id": call.envelope.span_id}
+
+        exemplars = [
+            sample.exemplar.labels
+            for family in parse_openmetrics(generate_openmetrics(metrics.registry).decode())
+            for sample in family.samples
+            if sample.exemplar is not None
+        ]
+        assert [trace] == exemplars
+
+    def test_counters(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        The counter of tasks names the run that ended last.
+        """
+        with harken.scope(run_id="r"), bus.operation(RunStarted()) as run:
+            trace_id = run.envelope.trace_id
+
+        [sample] = [
+            sample
+            for sample in samples(metrics, "infra_agent_tasks_total")
+            if sample.exemplar is not None
+        ]
+        assert sample.exemplar is not None
+        assert trace_id == sample.exemplar.labels["trace_id"]
+
+    def test_not_sampled(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A trace that nobody keeps is not pointed to.
+        """
+        with (
+            harken.scope(traceparent=f"00-{'a' * 32}-{'b' * 16}-00"),
+            bus.operation(ToolStarted(tool_name="search")),
+        ):
+            pass
+
+        assert b"trace_id" not in generate_openmetrics(metrics.registry)
+
+    def test_switched_off(self) -> None:
+        """
+        On request no exemplars are kept.
+        """
+        metrics = PrometheusInstrumenter(exemplars=False)
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        with bus.operation(ToolStarted(tool_name="search")):
+            pass
+
+        assert b"trace_id" not in generate_openmetrics(metrics.registry)
+
+
+class Broken:
+    """
+    A sink that raises.
+    """
+
+    name = "broken"
+
+    def write(self, batch: object, /) -> None:
+        raise RuntimeError("broken")
+
+
+class TestBus:
+    """
+    How the bus itself is doing.
+    """
+
+    def test_delivery(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        What was published, what each sink took and what it raised is counted; the bus's own
+        report of the failure is an event like any other.
+        """
+        bus.attach(Broken(), PrCreated)
+        bus.subscribe(lambda envelope: None, PrCreated)
+        bus.subscribe(lambda envelope: None, PrCreated)
+        bus.publish(PrCreated(url="u"))
+        bus.flush()
+
+        assert (
+            1.0,
+            {("PrometheusInstrumenter",): 2.0, ("handlers",): 2.0},
+            {("RuntimeError", "broken"): 1.0},
+            {("PrometheusInstrumenter",): 1.0, ("broken",): 1.0},
+        ) == (
+            value(metrics, "harken_events_published_total", type="pr.created"),
+            series(metrics, "harken_events_delivered_total"),
+            series(metrics, "harken_sink_errors_total"),
+            series(metrics, "harken_sink_up"),
+        )
+
+    def test_quarantine(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A sink that is quarantined is not up, and what it misses is counted.
+        """
+        bus.attach(Broken(), PrCreated, delivery="inline")
+        for _ in range(7):
+            bus.publish(PrCreated(url="u"))
+
+        assert (0.0, 2.0, 0.0) == (
+            value(metrics, "harken_sink_up", sink="broken"),
+            value(metrics, "harken_events_dropped_total", sink="broken", reason="quarantined"),
+            value(metrics, "harken_events_dropped_total", sink="broken", reason="queue_full"),
+        )
+
+    def test_queues(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Depth and capacity of a queue, and what did not fit, are shown when they are asked for.
+        """
+        writing, go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            name = "slow"
+
+            def write(self, batch: object, /) -> None:
+                writing.set()
+                go_on.wait(30)
+
+        bus.attach(Slow(), PrCreated, delivery="isolated", capacity=3)
+        bus.publish(PrCreated(url="u"))
+        writing.wait(30)
+        for _ in range(5):
+            bus.publish(PrCreated(url="u"))
+
+        shown = (
+            value(metrics, "harken_sink_queue_depth", sink="slow"),
+            value(metrics, "harken_sink_queue_capacity", sink="slow"),
+            value(metrics, "harken_events_dropped_total", sink="slow", reason="queue_full"),
+        )
+        go_on.set()
+        assert (3.0, 3.0) == shown[:2]
+        assert (shown[2] or 0.0) >= 2.0
+
+    def test_times(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        When a sink last took something is known, in seconds of the wall clock.
+        """
+        before = time.time()
+        bus.publish(PrCreated(url="u"))
+
+        last = value(
+            metrics,
+            "harken_sink_last_success_timestamp_seconds",
+            sink="PrometheusInstrumenter",
+        )
+        assert last is not None
+        assert before <= last <= time.time()
+
+    def test_operations_and_refusals(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Open operations are shown, and second ends are counted.
+        """
+        bus.publish(PlanCreated(plan_id="p"))
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="t"))
+        bus.publish(ToolCompleted(tool_call_id="t"))
+        bus.publish(ToolCompleted(tool_call_id="t"))
+
+        assert (1.0, 1.0, 0.0) == (
+            value(metrics, "harken_operations_open"),
+            value(metrics, "harken_events_rejected_total", reason="ended"),
+            value(metrics, "harken_events_rejected_total", reason="closed"),
+        )
+
+    def test_two_buses(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        An instrumenter on two buses adds them up; attached twice to one it counts it once.
+        """
+        one, two = Bus(), Bus()
+        for bus in (one, two):
+            bus.attach(metrics, delivery="inline")
+        metrics.attached(one)
+
+        one.publish(PrCreated(url="u"))
+        two.publish(PrCreated(url="u"))
+
+        assert (2.0, 2.0, 1.0) == (
+            value(metrics, "infra_agent_prs_created_total", agent_slug=""),
+            value(metrics, "harken_events_published_total", type="pr.created"),
+            value(metrics, "harken_sink_up", sink="PrometheusInstrumenter"),
+        )
+
+    def test_counters_outlive_the_bus(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        A counter does not go down when its subscriber or its bus is gone; a gauge goes with it.
+        """
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+        handler = bus.subscribe(lambda envelope: None, name="first")
+        bus.publish(PrCreated(url="u"))
+        first = value(metrics, "harken_events_delivered_total", sink="handlers")
+        handler.cancel()
+        bus.subscribe(lambda envelope: None, name="second")
+        bus.publish(PrCreated(url="u"))
+        second = value(metrics, "harken_events_delivered_total", sink="handlers")
+        bus.close()
+        generate_latest(metrics.registry)
+        del bus, handler
+        gc.collect()
+
+        assert (1.0, 2.0, 2.0, None) == (
+            first,
+            second,
+            value(metrics, "harken_events_delivered_total", sink="handlers"),
+            value(metrics, "harken_sink_up", sink="PrometheusInstrumenter"),
+        )
+
+    def test_version(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        One series names the version of harken.
+        """
+        [sample] = samples(metrics, "harken_build_info")
+
+        assert (["version"], 1.0) == (list(sample.labels), sample.value)
+
+    def test_scrape_does_without_a_busy_bus(
+        self, bus: Bus, metrics: PrometheusInstrumenter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A scrape waits for another one's reading of the bus only so long, and shows what is known.
+        """
+        monkeypatch.setattr(metrics._metrics.read_buses.__func__, "__defaults__", (0.01,))
+        bus.publish(PrCreated(url="u"))
+        generate_latest(metrics.registry)
+        asked, answer = threading.Event(), threading.Event()
+        health = bus.health
+
+        def slow_health() -> harken.Health:
+            asked.set()
+            answer.wait(30)
+            return health()
+
+        monkeypatch.setattr(bus, "health", slow_health)
+        first = threading.Thread(target=generate_latest, args=(metrics.registry,))
+        first.start()
+        asked.wait(30)
+
+        text = generate_latest(metrics.registry).decode()
+
+        answer.set()
+        first.join(30)
+        assert 'harken_events_published_total{type="pr.created"} 1.0' in text
+
+
+class TestRegistry:
+    """
+    Whose registry it is.
+    """
+
+    def test_a_second_one_counts_on(self) -> None:
+        """
+        A second instrumenter on a registry goes on with the numbers of the first.
+        """
+        registry = CollectorRegistry()
+        first = PrometheusInstrumenter(registry)
+        bus = Bus()
+        bus.attach(first, delivery="inline")
+        bus.publish(PrCreated(url="u"))
+        bus.close()
+        second = PrometheusInstrumenter(registry)
+        bus = Bus()
+        bus.attach(second, delivery="inline")
+        bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        assert 2.0 == registry.get_sample_value("infra_agent_prs_created_total", {"agent_slug": ""})
+
+    def test_a_different_one_is_refused(self) -> None:
+        """
+        Two instrumenters on one registry must want the same metrics.
+        """
+        registry = CollectorRegistry()
+        PrometheusInstrumenter(registry)
+
+        with pytest.raises(SettingsError, match="another namespace, max_series"):
+            PrometheusInstrumenter(registry, namespace="other")
+
+    def test_clash(self) -> None:
+        """
+        A registry that has a metric of the same name is refused, with the name.
+        """
+        registry = CollectorRegistry()
+        Counter("infra_agent_plans", "Somebody else's.", registry=registry)
+
+        with pytest.raises(SettingsError, match="infra_agent_plans"):
+            PrometheusInstrumenter(registry)
+
+    def test_own_by_default(self) -> None:
+        """
+        Two instrumenters know nothing of each other.
+        """
+        one, two = PrometheusInstrumenter(), PrometheusInstrumenter()
+
+        assert one.registry is not two.registry
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"port": 65_536}, "metrics port 65536"),
+            ({"port": -1}, "metrics port -1"),
+            ({"file_interval": 0}, "file_interval 0"),
+            ({"file_interval": math.nan}, "file_interval nan"),
+            ({"max_series": 0}, "max_series 0"),
+        ],
+    )
+    def test_arguments(self, arguments: dict[str, float], message: str) -> None:
+        """
+        An argument that cannot be meant is refused, with its value.
+        """
+        with pytest.raises(SettingsError, match=message):
+            PrometheusInstrumenter(**arguments)  # type: ignore[arg-type]
+
+    def test_parts_can_be_asked_for(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        A scrape may name the metrics that it wants.
+        """
+        bus.publish(PrCreated(url="u"))
+
+        text = generate_latest(
+            metrics.registry.restricted_registry(["infra_agent_prs_created_total"])
+        ).decode()
+        assert ["infra_agent_prs_created"] == [family.name for family in parse_text(text)]
+
+
+class TestServer:
+    """
+    Metrics over HTTP.
+    """
+
+    @pytest.fixture
+    def metrics(self) -> Iterator[PrometheusInstrumenter]:
+        """
+        An instrumenter that serves any free port.
+        """
+        instrumenter = PrometheusInstrumenter(port=0)
+        yield instrumenter
+        instrumenter.close()
+
+    def test_scrape(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Whoever asks gets the numbers as of now, as plain text.
+        """
+        bus.publish(PrCreated(url="u"))
+
+        kind, text = get(metrics)
+        assert kind.startswith("text/plain")
+        assert 'infra_agent_prs_created_total{agent_slug=""} 1.0\n' in text
+        assert list(parse_text(text))
+
+    def test_openmetrics(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Whoever can read OpenMetrics gets it, with exemplars.
+        """
+        with bus.operation(ToolStarted(tool_name="search")):
+            pass
+
+        kind, text = get(metrics, Accept=OPENMETRICS)
+        assert kind.startswith("application/openmetrics-text")
+        assert text.endswith("# EOF\n")
+        assert ' # {span_id="' in text
+        assert list(parse_openmetrics(text))
+
+    @pytest.mark.parametrize("path", ["/", "/other", "/metrics/x"])
+    def test_other_paths(self, metrics: PrometheusInstrumenter, path: str) -> None:
+        """
+        Nothing but the metrics is served, and the answer says where they are.
+        """
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            get(metrics, path)
+
+        with caught.value as answer:
+            assert b"The metrics are at /metrics." in answer.read()
+
+    def test_malformed_request(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        What is no HTTP is answered as such, and the next client is served.
+        """
+        with socket.create_connection(("127.0.0.1", metrics.port or 0), timeout=30) as client:
+            client.sendall(b"?\r\n\r\n")
+            answer = client.recv(1000)
+
+        assert b"400" in answer
+        assert "infra_agent" in get(metrics)[1]
+
+    def test_loopback_only(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        By default only this machine can connect.
+        """
+        with socket.socket() as other, pytest.raises(OSError, match="refused"):
+            other.connect(("127.0.0.2", metrics.port or 0))
+
+    def test_stalled_client(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Clients that connect and then say nothing, or half a request, keep nobody waiting.
+        """
+        stalled = [
+            socket.create_connection(("127.0.0.1", metrics.port or 0), timeout=30)
+            for _ in range(20)
+        ]
+        for client in stalled[::2]:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n")
+
+        text = get(metrics)[1]
+
+        for client in stalled:
+            client.close()
+        assert "infra_agent" in text
+
+    def test_silent_client_is_let_go(
+        self, metrics: PrometheusInstrumenter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A client that says nothing is disconnected.
+        """
+        monkeypatch.setattr("harken.sinks.prometheus._export._Handler.timeout", 0.05)
+
+        with socket.create_connection(("127.0.0.1", metrics.port or 0), timeout=30) as client:
+            received = client.recv(1000)
+
+        assert b"" == received
+
+    def test_port_in_use(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        A port that is taken is one clear error that names it and the next step.
+        """
+        with pytest.raises(
+            MetricsServerError, match=f"port {metrics.port}: .*in use; choose another port"
+        ):
+            PrometheusInstrumenter(port=metrics.port)
+
+    @pytest.mark.parametrize("address", ["no-such-host.invalid", "203.0.113.1", "x" * 100])
+    def test_no_such_address(self, address: str) -> None:
+        """
+        An address that is not this machine's is one clear error that names it.
+        """
+        with pytest.raises(MetricsServerError, match=address):
+            PrometheusInstrumenter(port=0, address=address)
+
+    def test_version_6(self) -> None:
+        """
+        The address may be one of IP version 6.
+        """
+        try:
+            metrics = PrometheusInstrumenter(port=0, address="::1")
+        except MetricsServerError as error:
+            pytest.skip(str(error))
+
+        with urllib.request.urlopen(f"http://[::1]:{metrics.port}/metrics", timeout=30) as answer:
+            assert 200 == answer.status
+        metrics.close()
+
+    def test_close(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        After closing, twice even, nobody listens and the port is free; the numbers stay.
+        """
+        port = metrics.port
+        metrics.close()
+        metrics.close(timeout=0)
+
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port or 0), timeout=30)
+        again = PrometheusInstrumenter(port=port)
+        assert (port, None, 0.0) == (
+            again.port,
+            metrics.port,
+            value(metrics, "infra_agent_plans_in_progress"),
+        )
+        again.close()
+
+    def test_broken_collector(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Somebody else's collector that raises fails the scrape and is logged once.
+        """
+
+        class Bad:
+            def collect(self) -> list[Metric]:
+                raise RuntimeError("somebody else's")
+
+        registry = CollectorRegistry()
+        metrics = PrometheusInstrumenter(registry, port=0)
+        registry.register(Bad())
+
+        for _ in range(3):
+            with pytest.raises(OSError, match="closed connection"):
+                get(metrics)
+
+        metrics.close()
+        assert 1 == sum("scrape" in record.message for record in caplog.records)
+
+    def test_client_that_hangs_up(
+        self, metrics: PrometheusInstrumenter, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A client that does not wait for its answer is nothing to log.
+        """
+        for _ in range(5):
+            client = socket.create_connection(("127.0.0.1", metrics.port or 0), timeout=30)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            client.close()
+
+        assert "infra_agent" in get(metrics)[1]
+        assert [] == caplog.records
+
+    def test_shows_its_port(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        What it is called in a debugger says where it serves.
+        """
+        assert f"<PrometheusInstrumenter port={metrics.port}>" == repr(metrics)
+
+
+class TestFile:
+    """
+    Metrics in a file.
+    """
+
+    def test_written_at_once(self, tmp_path: Path) -> None:
+        """
+        The file is there from the start, whole, readable for others, and alone.
+        """
+        path = tmp_path / "agent.prom"
+        metrics = PrometheusInstrumenter(file_path=path)
+
+        assert "infra_agent_plans_in_progress 0.0" in path.read_text()
+        assert [path] == list(tmp_path.iterdir())
+        assert path.stat().st_mode & 0o444 == 0o444
+        metrics.close()
+
+    def test_flush_and_close(self, tmp_path: Path) -> None:
+        """
+        After flush() and close() the file has the last numbers.
+        """
+        path = tmp_path / "agent.prom"
+        bus = Bus()
+        bus.attach(PrometheusInstrumenter(file_path=str(path), file_interval=3600))
+        bus.publish(PrCreated(url="u"))
+        flushed = bus.flush()
+        first = path.read_text()
+        bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        assert flushed
+        assert 'infra_agent_prs_created_total{agent_slug=""} 1.0' in first
+        assert 'infra_agent_prs_created_total{agent_slug=""} 2.0' in path.read_text()
+        assert [path] == list(tmp_path.iterdir())
+
+    def test_interval(self, tmp_path: Path) -> None:
+        """
+        Without being asked, the file follows at its interval.
+        """
+        path = tmp_path / "agent.prom"
+        metrics = PrometheusInstrumenter(file_path=path, file_interval=0.02)
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+        bus.publish(PrCreated(url="u"))
+
+        wait_until(lambda: 'prs_created_total{agent_slug=""} 1.0' in path.read_text())
+        bus.close()
+
+    def test_no_directory(self, tmp_path: Path) -> None:
+        """
+        A file that cannot be written is one clear error, and no port stays open.
+        """
+        with pytest.raises(SettingsError, match=r"cannot write metrics to .*nowhere.*make the"):
+            PrometheusInstrumenter(file_path=tmp_path / "nowhere" / "agent.prom", port=0)
+
+        assert "harken-metrics" not in {thread.name for thread in alive_after_a_while()}
+
+    def test_recovers(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        A directory that is gone is logged once, and written to again when it is back.
+        """
+        folder = tmp_path / "metrics"
+        folder.mkdir()
+        path = folder / "agent.prom"
+        metrics = PrometheusInstrumenter(file_path=path, file_interval=0.01)
+        path.unlink()
+        remove(folder)
+        wait_until(lambda: len(caplog.records) > 0)
+        time.sleep(0.1)
+        with pytest.raises(FileNotFoundError):
+            metrics.flush(5)
+        folder.mkdir()
+
+        wait_until(path.exists)
+        metrics.close()
+        assert 1 == len(caplog.records)
+
+    def test_flush_does_not_wait_for_ever(self, tmp_path: Path) -> None:
+        """
+        When a writing takes longer than the time that is left, flush() says that it is not done.
+        """
+        asked, answer = threading.Event(), threading.Event()
+
+        class Slow:
+            def collect(self) -> list[Metric]:
+                asked.set()
+                answer.wait(30)
+                return []
+
+        registry = CollectorRegistry()
+        metrics = PrometheusInstrumenter(
+            registry, file_path=tmp_path / "a.prom", file_interval=3600
+        )
+        registry.register(Slow())
+        first = threading.Thread(target=metrics.flush, args=(30,))
+        first.start()
+        asked.wait(30)
+
+        done = metrics.flush(0.01)
+
+        answer.set()
+        first.join(30)
+        metrics.close()
+        assert done is False
+
+    def test_nothing_to_flush(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Without a file there is nothing to be late with.
+        """
+        assert metrics.flush(0) is True
+
+
+def remove(folder: Path) -> None:
+    """
+    Remove *folder* while somebody writes into it.
+    """
+    for _ in range(1000):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError:
+            continue
+        return
+    pytest.fail("the folder does not become empty")
+
+
+def alive_after_a_while() -> list[threading.Thread]:
+    """
+    The threads that do not end by themselves.
+    """
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(thread.name == "harken-metrics" for thread in threading.enumerate()):
+            break
+        time.sleep(0.01)
+    return threading.enumerate()
+
+
+class TestThreads:
+    """
+    Many publishers, and interruptions.
+    """
+
+    def test_nothing_is_lost(self) -> None:
+        """
+        Eight threads on two buses are counted exactly, while somebody scrapes.
+        """
+        metrics = PrometheusInstrumenter()
+        buses = [Bus(), Bus()]
+        for bus in buses:
+            bus.attach(metrics, delivery="inline")
+
+        def publish(bus: Bus) -> None:
+            for number_ in range(500):
+                with bus.operation(ToolStarted(tool_name=f"tool-{number_ % 7}")):
+                    pass
+
+        threads = [threading.Thread(target=publish, args=(bus,)) for bus in buses for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            list(parse_text(generate_latest(metrics.registry).decode()))
+        for thread in threads:
+            thread.join()
+
+        assert (4000.0, 4000.0, 0.0) == (
+            sum(series(metrics, "infra_agent_tool_calls_total").values()),
+            sum(series(metrics, "infra_agent_tool_call_duration_seconds_count").values()),
+            value(metrics, "infra_agent_tool_calls_in_progress"),
+        )
+
+    def test_interrupted(self) -> None:
+        """
+        An event that is published while another one is being counted, by the same thread, counts.
+        """
+        other = Bus()
+
+        def read(envelope: Envelope[Event]) -> str:
+            other.publish(PrCreated(url="u"))
+            return "x"
+
+        label = field("service")
+        nested = type(label)(read, read)
+        metrics = PrometheusInstrumenter(
+            instruments=(*INSTRUMENTS, counter("deploys", "", {"a": nested}, counts(Deploys_name)))
+        )
+        bus = Bus()
+        for one in (bus, other):
+            one.attach(metrics, delivery="inline")
+
+        bus.publish(Deploys())
+
+        assert 1.0 == value(metrics, "infra_agent_deploys_total", a="x")
+        assert (value(metrics, "infra_agent_prs_created_total", agent_slug="") or 0.0) >= 1.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+class TestFork:
+    """
+    What becomes of the numbers, the port and the file in a forked child.
+    """
+
+    def test_child_counts_for_itself(self, tmp_path: Path) -> None:
+        """
+        A child begins at zero, serves nothing, writes nothing, and says so once.
+        """
+        path = tmp_path / "agent.prom"
+        metrics = PrometheusInstrumenter(port=0, file_path=path, file_interval=3600)
+        bus = Bus()
+        bus.attach(metrics)
+        port = metrics.port
+        bus.publish(PrCreated(url="u"))
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="t"))
+        bus.flush()
+        written = path.read_text()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said: list[str] = []
+            handler = logging.Handler()
+            handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+            logging.getLogger("harken").addHandler(handler)
+            for _ in range(2):
+                bus.publish(PrCreated(url="u"))
+                bus.flush()
+            answer = (
+                f"{metrics.port} {value(metrics, 'infra_agent_prs_created_total', agent_slug='')} "
+                f"{value(metrics, 'infra_agent_tool_calls_in_progress')} {len(said)} {said[0]}"
+            )
+            bus.close()
+            os.write(writer, answer.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            answer = pipe.read()
+
+        assert (
+            f"None 2.0 0.0 1 metrics of process {child} are counted but not shown: port {port} "
+            f"and {path} belong to process {os.getpid()}; "
+            "set PROMETHEUS_MULTIPROC_DIR to add them up"
+        ) == answer
+        assert written == path.read_text()
+        assert 'prs_created_total{agent_slug=""} 1.0' in get(metrics)[1]
+        bus.close()
+
+    def test_port_is_free_when_the_parent_closes(self) -> None:
+        """
+        A child does not keep the port of its parent open.
+        """
+        metrics = PrometheusInstrumenter(port=0)
+        bus = Bus()
+        bus.attach(metrics)
+        port = metrics.port
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        bus.close()
+
+        again = PrometheusInstrumenter(port=port)
+        served = again.port
+        again.close()
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
+        assert port == served
+
+    def test_nothing_to_say(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        A child whose parent neither serves nor writes has nothing to say, and the same process
+        has nothing to forget.
+        """
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+        bus.publish(PrCreated(url="u"))
+
+        metrics.after_fork()
+        bus.publish(PrCreated(url="u"))
+
+        assert 2.0 == value(metrics, "infra_agent_prs_created_total", agent_slug="")
+        bus.close()
+
+
+POOLED = """
+import os
+import harken
+from harken import Bus
+from harken.catalog import PrCreated, SessionEnded, SessionStarted, TaskEnqueued, ToolStarted
+from harken.sinks.prometheus import PrometheusInstrumenter
+from prometheus_client import generate_latest
+
+metrics = PrometheusInstrumenter(port=0)
+same = PrometheusInstrumenter()
+bus = Bus()
+bus.attach(metrics)
+bus.publish(PrCreated(url="u"))
+bus.flush()
+for number in range(3):
+    child = os.fork()
+    if child == 0:
+        assert metrics.port is None
+        with harken.scope(session_id=str(number), actor="agent:fixer"):
+            with bus.operation(SessionStarted()), bus.operation(ToolStarted(tool_name="search")):
+                bus.publish(PrCreated(url="u"))
+                bus.publish(TaskEnqueued(task_id="t", queue="q", depth=number))
+            bus.publish(SessionStarted())
+        bus.flush()
+        if number < 2:
+            bus.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+other = Bus()
+other.attach(same)
+other.publish(PrCreated(url="u"))
+other.flush()
+print(generate_latest(metrics.registry).decode())
+"""
+
+
+class TestSeveralProcesses:
+    """
+    Processes that add their numbers up.
+    """
+
+    @pytest.fixture
+    def shared(self, tmp_path: Path) -> dict[str, str | None]:
+        """
+        The environment that makes processes share their numbers.
+        """
+        folder = tmp_path / "numbers"
+        folder.mkdir()
+        return {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+
+    def test_added_up(
+        self,
+        run_python: Callable[..., subprocess.CompletedProcess[str]],
+        shared: dict[str, str | None],
+    ) -> None:
+        """
+        A parent shows what it and its children counted, also those that are gone.
+        """
+        done = run_python(POOLED, env=shared)
+
+        shown = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in parse_text(done.stdout)
+            for sample in family.samples
+        }
+        expected = {
+            ("infra_agent_prs_created_total", ""): 2.0,
+            ("infra_agent_prs_created_total", "fixer"): 3.0,
+            ("infra_agent_tool_calls_total", "search", "success"): 3.0,
+            ("infra_agent_tool_call_duration_seconds_count", "search", "success"): 3.0,
+            ("infra_agent_tool_calls_in_progress",): 0.0,
+            ("infra_agent_queue_depth", "q"): 2.0,
+            # The third child ended without closing its bus, and nobody marked it as dead.
+            ("infra_agent_sessions_active", "0", "fixer"): 1.0,
+            ("harken_events_published_total", "pr.created"): 5.0,
+            ("harken_sink_up", "PrometheusInstrumenter"): 1.0,
+            ("harken_metric_observations_rejected_total", "infra_agent_tokens", "nan"): 0.0,
+        }
+        assert expected == {key: shown.get(key) for key in expected}
+        assert "" == done.stderr
+
+    def test_port_is_shared(
+        self,
+        run_python: Callable[..., subprocess.CompletedProcess[str]],
+        shared: dict[str, str | None],
+    ) -> None:
+        """
+        Processes that share their numbers may serve one port: each answers for all.
+        """
+        run_python(
+            "import os, subprocess, sys\n"
+            "from harken.sinks.prometheus import PrometheusInstrumenter\n"
+            "if sys.argv[1:]:\n"
+            "    PrometheusInstrumenter(port=int(sys.argv[1])).close()\n"
+            "else:\n"
+            "    port = PrometheusInstrumenter(port=0).port\n"
+            "    code = open(__file__).read() if '__file__' in globals() else None\n"
+            "    done = subprocess.run([sys.executable, '-c',\n"
+            "        'from harken.sinks.prometheus import PrometheusInstrumenter;'\n"
+            "        f'PrometheusInstrumenter(port={port}).close()'])\n"
+            "    sys.exit(done.returncode)\n",
+            env=shared,
+        )
+
+    def test_no_directory(
+        self, run_python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        """
+        A directory that is not there is one clear error.
+        """
+        done = run_python(
+            "from harken.sinks.prometheus import PrometheusInstrumenter\nPrometheusInstrumenter()",
+            env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "nowhere")},
+            returncode=1,
+        )
+
+        assert "SettingsError: PROMETHEUS_MULTIPROC_DIR is no directory" in done.stderr
+
+
+class TestExposition:
+    """
+    What a scrape gets can always be read.
+    """
+
+    def test_promtool(
+        self, bus: Bus, metrics: PrometheusInstrumenter, require_server: Callable[[str], str]
+    ) -> None:
+        """
+        Prometheus' own linter has nothing to say about names, types, units and help texts.
+        """
+        promtool = require_server("promtool")
+        with harken.scope(actor="agent:fixer", session_id="s", run_id="r"):
+            with bus.operation(SessionStarted()), bus.operation(RunStarted(task_type="repair")):
+                with bus.operation(ToolStarted(tool_name='a"b\\c\nd')):
+                    pass
+                with bus.operation(LlmStarted(model="m")) as call:
+                    call.complete(cost_usd=1.5, ttft_ms=3)
+            bus.publish(SessionStarted())
+
+        done = subprocess.run(
+            [promtool, "check", "metrics"],
+            input=generate_latest(metrics.registry),
+            capture_output=True,
+            check=False,
+        )
+        assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)
+
+    @given(
+        events=st.lists(
+            st.tuples(
+                st.one_of(
+                    st.text(),
+                    st.text(alphabet=st.characters(), max_size=300),
+                    st.none(),
+                    st.booleans(),
+                    st.integers(),
+                    st.floats(),
+                    st.binary(),
+                    st.lists(st.text()),
+                ),
+                st.one_of(
+                    st.floats(),
+                    st.integers(),
+                    st.decimals(),
+                    st.fractions(),
+                    st.none(),
+                    st.text(),
+                    st.booleans(),
+                    st.complex_numbers(),
+                ),
+            ),
+            max_size=30,
+        )
+    )
+    def test_whatever_comes_in(self, events: list[tuple[object, object]]) -> None:
+        """
+        Whatever label values and numbers come in, both formats parse, no counter is NaN or goes
+        down, and no more series come to be than may.
+        """
+        sizes = number("size")
+        labels = {"service": field("service")}
+        metrics = PrometheusInstrumenter(
+            namespace="t",
+            max_series=5,
+            instruments=(
+                counter("counted", "Counted.", labels, adds(sizes, Deploys_name), exemplars=True),
+                histogram(
+                    "observed",
+                    "Seen.",
+                    labels,
+                    (1.0, 10.0),
+                    observes(sizes, Deploys_name),
+                    exemplars=True,
+                ),
+                gauge("said", "Said.", labels, sets(sizes, Deploys_name)),
+                gauge("open", "Open.", labels, opens(Deploys_name), closes("tool.completed")),
+            ),
+        )
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+        before: dict[tuple[str, ...], float] = {}
+
+        for service, size in events:
+            bus.publish(Deploys(service=service, size=size))
+            families = [
+                *parse_text(generate_latest(metrics.registry).decode()),
+                *parse_openmetrics(generate_openmetrics(metrics.registry).decode()),
+            ]
+            after = {
+                (sample.name, *map(str, sorted(sample.labels.items()))): sample.value
+                for family in families
+                for sample in family.samples
+            }
+            counted = {
+                key: count
+                for key, count in after.items()
+                if key[0].endswith(("_total", "_sum", "_count", "_bucket"))
+            }
+            assert all(
+                counted.get(key, math.nan) >= count
+                for key, count in before.items()
+                if not key[0].startswith("harken_sink")
+            )
+            assert not any(math.isnan(count) for count in after.values())
+            before = counted
+
+        assert 6 >= len(samples(metrics, "t_counted_total"))
+        assert 0 == bus.health()["PrometheusInstrumenter"].failures
+        bus.close()

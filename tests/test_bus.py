@@ -1,0 +1,473 @@
+"""
+Publish and subscribe: who hears what, in which order, and what it costs the publisher.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+import blinker
+import pytest
+
+import harken
+from harken import Bus, Envelope, Event, Ids, Outcome
+from harken.catalog import LlmChunk, PolicyEvaluated, PrCreated, ToolStarted
+from harken.errors import ClosedBusError, DeliveryError, SubscriptionError, UnknownEventError
+from harken.testing import Captured, FixedClock, capture, fixed_bus
+
+
+class Family(Event, outcome="success"):
+    """
+    A base class.
+    """
+
+
+class Born(Family, name="bustest.born", audit=True):
+    """
+    A member.
+    """
+
+    name: str = ""
+
+
+class Grown(Family, name="bustest.grown"):
+    """
+    Another member.
+    """
+
+
+@pytest.fixture
+def bus() -> Bus:
+    return Bus()
+
+
+class TestWhoHears:
+    def test_type_base_and_everything(self, bus: Bus) -> None:
+        """
+        A type hears its own, a base class all its subclasses, no type everything.
+        """
+        heard: list[str] = []
+        bus.subscribe(lambda e: heard.append(f"born:{e.name}"), Born)
+        bus.subscribe(lambda e: heard.append(f"family:{e.name}"), Family)
+        bus.subscribe(lambda e: heard.append(f"all:{e.name}"))
+        bus.subscribe(lambda e: heard.append(f"two:{e.name}"), Grown, PrCreated)
+        for event in (Born(), Grown(), PrCreated(url="u")):
+            bus.publish(event)
+
+        assert [
+            "born:bustest.born",
+            "family:bustest.born",
+            "all:bustest.born",
+            "family:bustest.grown",
+            "all:bustest.grown",
+            "two:bustest.grown",
+            "all:pr.created",
+            "two:pr.created",
+        ] == heard
+
+    def test_order(self, bus: Bus) -> None:
+        """
+        Sinks before handlers, each in order of subscription.
+        """
+        heard: list[str] = []
+
+        class Noted:
+            delivery = "inline"
+
+            def __init__(self, name: str) -> None:
+                self.note = name
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                heard.append(self.note)
+
+        for number in range(5):
+            bus.subscribe(lambda e, number=number: heard.append(f"handler {number}"))  # type: ignore[misc]
+            bus.attach(Noted(f"sink {number}"))
+        bus.publish(Born())
+
+        assert [f"sink {n}" for n in range(5)] + [f"handler {n}" for n in range(5)] == heard
+
+    def test_same_handler_twice(self, bus: Bus) -> None:
+        """
+        Subscribing twice is being called twice; each is cancelled by itself.
+        """
+        heard: list[Envelope[Event]] = []
+        first = bus.subscribe(heard.append)
+        bus.subscribe(heard.append)
+        bus.publish(Born())
+        first.cancel()
+        first.cancel()
+        bus.publish(Born())
+
+        assert 3 == len(heard)
+        assert not first.active
+
+    def test_decorator(self, bus: Bus) -> None:
+        """
+        A decorated function stays the function it is.
+        """
+        heard: list[str] = []
+
+        @bus.on(Born)
+        def born(envelope: Envelope[Born]) -> None:
+            heard.append(envelope.event.name)
+
+        bus.publish(Born(name="Ada"))
+        assert ["Ada"] == heard
+        assert "born" == born.__name__
+
+    def test_transient_types_reach_only_sinks_that_name_them(self, bus: Bus) -> None:
+        """
+        Deltas of a stream reach handlers, and sinks only on request.
+        """
+        unnamed, named, handler = Captured(), Captured(), Captured()
+        bus.attach(unnamed)
+        bus.attach(named, Event, LlmChunk)
+        bus.subscribe(lambda envelope: handler.write([envelope]))
+        bus.publish(LlmChunk(llm_call_id="c", index=0))
+
+        assert ([], ["llm.chunk"], ["llm.chunk"]) == (unnamed.names, named.names, handler.names)
+
+    def test_blinker_carries_the_subscriptions(self, bus: Bus) -> None:
+        """
+        The registry is a `blinker.Signal`; sending on it publishes nothing.
+        """
+        from harken.routes import Signal
+
+        heard: list[Envelope[Event]] = []
+        signal = Signal()
+        subscription = bus.subscribe(heard.append, Born)
+        signal.listen(subscription)
+        signal.send(Born)
+
+        assert isinstance(signal, blinker.Signal)
+        assert [subscription] == list(signal.receivers_for(Born))
+        assert [] == heard
+
+
+class TestNobody:
+    def test_nothing_is_built(self, bus: Bus) -> None:
+        """
+        Without a listener nothing is stamped, and the publisher can know beforehand.
+        """
+        assert bus.publish(Born()) is None
+        assert not bus.enabled(Born)
+        assert {} == bus.health().published
+        bus.subscribe(lambda envelope: None, Family)
+        assert bus.enabled(Born)
+        assert not bus.enabled(PrCreated)
+
+    def test_what_is_no_event(self, bus: Bus) -> None:
+        """
+        Something else than an event is refused by name.
+        """
+        with pytest.raises(UnknownEventError, match=r"builtins\.str has no event name"):
+            bus.publish("born")  # type: ignore[type-var]
+
+
+class TestEnvelope:
+    def test_what_the_bus_knows(self) -> None:
+        """
+        Time, number, ids, outcome and audit flag are stamped once, for all.
+        """
+        bus = fixed_bus()
+        heard = Captured()
+        bus.attach(heard)
+        with harken.scope(actor="agent:a", on_behalf_of="user:u", request_id="q", source="s/1"):
+            envelope = bus.publish(Born(name="Ada"))
+
+        assert envelope is heard.envelopes[0]
+        assert (datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), 1, True, Outcome.success) == (
+            envelope.time,
+            envelope.seq,
+            envelope.audit,
+            envelope.outcome,
+        )
+        assert ("agent:a", "user:u", "q", "s/1", "born") == (
+            envelope.actor,
+            envelope.on_behalf_of,
+            envelope.request_id,
+            envelope.source,
+            envelope.action,
+        )
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", envelope.id)
+        assert re.fullmatch(r"[0-9a-f]{32}", envelope.trace_id)
+        assert re.fullmatch(r"[0-9a-f]{16}", envelope.span_id)
+        assert envelope.trace_id == envelope.correlation_id
+        assert (None, None, None, None, 1) == (
+            envelope.started_event_id,
+            envelope.parent_span_id,
+            envelope.duration,
+            envelope.error_type,
+            envelope.trace_flags,
+        )
+        assert f"<Envelope bustest.born seq=1 id={envelope.id}>" == repr(envelope)
+
+    def test_publisher_knows_better(self, bus: Bus) -> None:
+        """
+        Audit flag, time and attributes can be given for one event.
+        """
+        bus.subscribe(lambda envelope: None)
+        when = datetime(2020, 1, 1, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
+        with harken.scope(tenant="t", tier=1):
+            envelope = bus.publish(Grown(), audit=True, time=when, attributes={"tier": 2})
+
+        assert envelope is not None
+        assert (True, when, {"tenant": "t", "tier": 2}) == (
+            envelope.audit,
+            envelope.time,
+            dict(envelope.attributes),
+        )
+
+    def test_given_times_make_the_duration(self, bus: Bus) -> None:
+        """
+        Operations that are told afterwards last as long as their times say.
+        """
+        heard = Captured()
+        bus.attach(heard)
+        start = datetime(2020, 1, 1, tzinfo=timezone.utc)
+        from harken.catalog import ToolCompleted
+
+        bus.publish(ToolStarted(tool_name="a", tool_call_id="c"), time=start)
+        bus.publish(
+            ToolCompleted(tool_name="a", tool_call_id="c"), time=start + timedelta(seconds=2)
+        )
+
+        assert 2.0 == heard.envelopes[1].duration
+
+    def test_outcome_of_a_decision(self, bus: Bus) -> None:
+        """
+        A policy's decision is its outcome.
+        """
+        bus.subscribe(lambda envelope: None)
+        envelope = bus.publish(PolicyEvaluated(policy_id="p", subject="s", decision="deny"))
+
+        assert envelope is not None
+        assert Outcome.denied is envelope.outcome
+
+    def test_audit_types(self) -> None:
+        """
+        Settings raise and lower the audit flag by type; the last match counts.
+        """
+        bus = Bus(audit_types={"bustest.*": False, "bustest.grown": True})
+        bus.subscribe(lambda envelope: None)
+        born, grown = bus.publish(Born()), bus.publish(Grown())
+        bus.configure(audit_types={})
+        again = bus.publish(Born())
+
+        assert born is not None
+        assert grown is not None
+        assert again is not None
+        assert (False, True, True) == (born.audit, grown.audit, again.audit)
+
+    def test_ids_are_unique_and_sort_by_time(self) -> None:
+        """
+        Ids of one process never collide, and sort as time does.
+        """
+        clock = FixedClock()
+        ids = Ids()
+        made = []
+        for number in range(5000):
+            clock.advance(0.001)
+            made.append(ids.event_id(clock.time_ns(), number))
+
+        assert sorted(set(made)) == made
+        assert 5000 == len({ids.span_id(number) for number in range(5000)})
+        assert 5000 == len({ids.trace_id(number) for number in range(5000)})
+        assert 5000 == len({ids.key(number) for number in range(5000)})
+
+    def test_ids_are_never_zero(self) -> None:
+        """
+        The W3C forbids ids of nothing but zeros.
+        """
+        ids = Ids(bytes(32))
+
+        assert (f"{1:016x}", f"{1:032x}") == (ids.span_id(0), ids.trace_id(0))
+
+    def test_secrets_in_texts(self, bus: Bus) -> None:
+        """
+        What the bus knows about an event is redacted like the event itself.
+        """
+        bus.subscribe(lambda envelope: None)
+        token = "ghp_" + "a1B2" * 9
+        with harken.scope(actor=f"agent:{token}", note=token):
+            envelope = bus.publish(Born(name=token), attributes={"more": token})
+
+        assert envelope is not None
+        assert token == envelope.event.name
+        assert "agent:[REDACTED:github_token]" == envelope.actor
+        assert {"[REDACTED:github_token]"} == set(envelope.attributes.values())
+        assert {"name": "[REDACTED:github_token]"} == envelope.data()
+        assert {"github_token": 1} == dict(envelope.redacted)
+
+    def test_secret_in_a_resource(self, bus: Bus) -> None:
+        """
+        The resource is filled from what is redacted.
+        """
+        bus.subscribe(lambda envelope: None)
+        token = "ghp_" + "a1B2" * 9
+        envelope = bus.publish(PrCreated(url=token))
+
+        assert envelope is not None
+        assert token not in envelope.resource
+
+
+class TestFailing:
+    def test_nobody_else_is_harmed(self, bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        What one handler raises reaches neither the publisher nor the others.
+        """
+        heard = Captured()
+
+        def broken(envelope: Envelope[Event]) -> None:
+            raise ValueError("broken")
+
+        bus.subscribe(broken, Born)
+        bus.attach(heard)
+        for _ in range(3):
+            bus.publish(Born())
+
+        health = bus.health()["TestFailing.test_nobody_else_is_harmed.<locals>.broken"]
+        assert ["bustest.born", "harken.sink_failed", "bustest.born", "bustest.born"] == heard.names
+        assert (3, {"ValueError": 3}, "ValueError: broken", 0) == (
+            health.failures,
+            health.errors,
+            health.last_error,
+            health.delivered,
+        )
+        assert 1 == caplog.text.count("failed with ValueError")
+
+    def test_required_is_heard_last(self, bus: Bus) -> None:
+        """
+        The error of a required handler surfaces only after every other one was called.
+        """
+        heard: list[Envelope[Event]] = []
+
+        def broken(envelope: Envelope[Event]) -> None:
+            raise ValueError("broken")
+
+        bus.subscribe(broken, Born, required=True)
+        bus.subscribe(heard.append, Born)
+
+        with pytest.raises(DeliveryError, match=r"bustest\.born did not reach 1 required") as caught:
+            bus.publish(Born())
+        assert 1 == len(heard)
+        assert ["broken"] == [str(error) for error in caught.value.errors]
+
+    def test_several_required(self, bus: Bus) -> None:
+        """
+        Several failures are all in the error.
+        """
+
+        def broken(envelope: Envelope[Event]) -> None:
+            raise ValueError("broken")
+
+        bus.subscribe(broken, Born, required=True)
+        bus.subscribe(broken, Born, required=True)
+
+        with pytest.raises(DeliveryError, match="2 required") as caught:
+            bus.publish(Born())
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+    @pytest.mark.parametrize(
+        ("subscribe", "message"),
+        [
+            (lambda bus: bus.subscribe(3), "cannot subscribe 3: it is not callable"),
+            (lambda bus: bus.attach(print), r"it has no write\(batch\); a function goes to"),
+            (lambda bus: bus.subscribe(print, str), "<class 'str'> is no event type"),
+            (lambda bus: bus.subscribe(print, delivery="soon"), "delivery='soon' is unknown"),
+            (lambda bus: bus.subscribe(print, where=3), "where=3 is not callable"),
+            (lambda bus: bus.subscribe(print, delivery="loop"), "coroutine functions, and only"),
+            (
+                lambda bus: bus.subscribe(print, required=True, delivery="worker"),
+                "required=True needs delivery='inline'",
+            ),
+            (lambda bus: bus.attach(Captured(), delivery="loop"), "use inline, worker or isolated"),
+            (lambda bus: bus.attach(Captured(), delivery="worker", overflow="x"), "overflow='x'"),
+            (lambda bus: bus.attach(Captured(), delivery="worker", capacity=0), "room for at least"),
+        ],
+    )
+    def test_wrong_subscription(self, bus: Bus, subscribe, message: str) -> None:  # type: ignore[no-untyped-def]
+        """
+        What cannot listen is refused with a sentence, and leaves nothing behind.
+        """
+        with pytest.raises(SubscriptionError, match=message):
+            subscribe(bus)
+
+        assert {} == dict(bus.health())
+        assert not bus.enabled(Born)
+
+    def test_closed(self, bus: Bus) -> None:
+        """
+        A closed bus refuses events and subscribers, and says so.
+        """
+        bus.subscribe(lambda envelope: None)
+        bus.publish(Born())
+        bus.close()
+        bus.close()
+
+        with pytest.raises(ClosedBusError, match=r"cannot publish bustest\.born: the bus is closed"):
+            bus.publish(Born())
+        with pytest.raises(ClosedBusError, match="the bus is closed; make a new one"):
+            bus.subscribe(print)
+        assert not bus.enabled(Born)
+        assert "<Bus closed, 1 subscribers>" == repr(bus)
+
+
+def test_names_are_unique(bus: Bus) -> None:
+    """
+    Every subscriber can be told from the others.
+    """
+    first, second = bus.attach(Captured()), bus.attach(Captured())
+    third = bus.attach(Captured(), name="mine")
+
+    assert ["Captured", "Captured-2", "mine"] == [first.name, second.name, third.name]
+    assert [first, second, third] == list(bus.subscriptions)
+    assert "<Subscription mine inline active>" == repr(third)
+
+
+def test_attached_knows_its_bus(bus: Bus) -> None:
+    """
+    A sink that asks is told its bus before the first event.
+    """
+
+    class Asking(Captured):
+        bus: object = None
+
+        def attached(self, bus: Bus, /) -> None:
+            self.bus = bus
+
+    sink = Asking()
+    bus.attach(sink)
+
+    assert bus is sink.bus
+
+
+def test_capture(bus: Bus) -> None:
+    """
+    What is published inside the block is kept, by type if asked, and nothing after it.
+    """
+    with capture(bus, Born) as born, capture(bus) as everything:
+        bus.publish(Born(name="a"))
+        bus.publish(Grown())
+    bus.publish(Born(name="b"))
+
+    assert [Born(name="a")] == born.events
+    assert [Born(name="a")] == everything.of(Born)
+    everything.clear()
+    assert [] == everything.envelopes
+
+
+def test_published_is_counted(bus: Bus) -> None:
+    """
+    The bus counts what it built, also across changes of who listens.
+    """
+    bus.subscribe(lambda envelope: None)
+    bus.publish(Born())
+    bus.subscribe(lambda envelope: None)
+    bus.publish(Born())
+    bus.publish(ToolStarted(tool_name="a"))
+
+    assert {"bustest.born": 2, "tool.started": 1} == bus.health().published
