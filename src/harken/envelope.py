@@ -436,7 +436,10 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         The class of the error, when there was one.
         """
-        return getattr(self.event, "error_type", None) or self._error_type
+        own = getattr(self.event, "error_type", None)
+        if own and self.redacted:
+            own = self.data().get("error_type")
+        return str(own)[:256] if own else self._error_type
 
     @property
     def body(self) -> bytes:

@@ -31,7 +31,8 @@ class Operation(Generic[S]):
     cancellation ``cancelled``. The last of `complete()`, `fail()`, `deny()` and `cancel()` says
     it more precisely, and an exception overrides it. Callback code calls `start()` and `end()`.
 
-    Code inside the block runs in a scope whose operation is this one. Not to be shared by
+    Code inside the block runs in a scope whose operation is this one; a start with a ``phase``
+    gives it to that scope, and one that is keyed by ``run_id`` or ``session_id`` opens it. Not to be shared by
     threads before it is started; `end()` may come from any.
     """
 
@@ -126,6 +127,9 @@ class Operation(Generic[S]):
                 made[name] = self._operations.new_key()
         if made:
             self._event = msgspec.structs.replace(self._event, **made)
+        phase = getattr(self._event, "phase", None)
+        if phase and isinstance(phase, str):
+            outer = outer.replace(phase=phase)
         if self._info.key == ("run_id",) and "run_id" not in self._info.fields:
             nested = outer.own_run
             if outer.run_id is None or nested:

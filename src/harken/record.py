@@ -63,7 +63,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from hashlib import sha256
-from json.encoder import encode_basestring_ascii
+from json.encoder import encode_basestring_ascii as ascii_json
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -219,7 +219,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     back: bytes
 
     def line(
-        self, *, timestamp_ns: int, seq: int, writer: str, n: int, prev: str
+        self, timestamp_ns: int, seq: int, writer: str, n: int, prev: str
     ) -> tuple[bytes, str]:
         """
         Return the sealed line for this place in a log, and its hash.
@@ -229,19 +229,12 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
             occurred = f',"occurred":"{rfc3339(self.time_ns)}"'
         start = f'{{"timestamp":"{rfc3339(timestamp_ns)}","seq":{seq}'
         end = f',"writer":"{writer}","n":{n},"prev":"{prev}"'
-        parts = (start.encode(), self.front, occurred.encode(), self.back, end.encode())
-        return seal(b"".join(parts))
+        content = b"".join((start.encode(), self.front, occurred.encode(), self.back, end.encode()))
+        digest = sha256(content).hexdigest()
+        return content + f',"hash":"{digest}"}}\n'.encode(), digest
 
 
-def seal(content: bytes) -> tuple[bytes, str]:
-    """
-    Return the line that begins with *content* and ends with its hash; and that hash.
-    """
-    digest = sha256(content).hexdigest()
-    return content + f',"hash":"{digest}"}}\n'.encode(), digest
-
-
-def timestamp_ns(time_ns: int, *, now_ns: int, latest_ns: int) -> int:
+def timestamp_ns(time_ns: int, now_ns: int, latest_ns: int) -> int:
     """
     Return the timestamp of a record, so that those of one file never go back by more than 2 s.
 
@@ -325,37 +318,37 @@ def _draft(
     trace_id = envelope.trace_id
     front = (
         f',"v":1,"id":"{envelope.id}","event_type":"{kind.name}"'
-        f',"actor":{_quote(scope.actor or "unknown")},"action":{_quote(kind.action)}'
-        f',"resource":{_quote(envelope.resource)}'
-        f',"outcome":{"null" if outcome is None else _quote(outcome.value)},"metadata":'
+        f',"actor":{ascii_json(scope.actor or "unknown")},"action":{ascii_json(kind.action)}'
+        f',"resource":{ascii_json(envelope.resource)}'
+        f',"outcome":{"null" if outcome is None else ascii_json(outcome.value)},"metadata":'
     )
     middle = (
-        f',"correlation_id":{_quote(scope.correlation_id or trace_id)}'
+        f',"correlation_id":{ascii_json(scope.correlation_id or trace_id)}'
         f',"trace_id":"{trace_id}","span_id":"{envelope.span_id}"'
     )
     back = ""
     if text := envelope.parent_span_id:
         back += f',"parent_span_id":"{text}"'
     if text := scope.session_id:
-        back += f',"session_id":{_quote(text)}'
+        back += f',"session_id":{ascii_json(text)}'
     if text := scope.run_id:
-        back += f',"run_id":{_quote(text)}'
+        back += f',"run_id":{ascii_json(text)}'
     if text := scope.parent_run_id:
-        back += f',"parent_run_id":{_quote(text)}'
+        back += f',"parent_run_id":{ascii_json(text)}'
     if text := scope.request_id:
-        back += f',"request_id":{_quote(text)}'
+        back += f',"request_id":{ascii_json(text)}'
     if text := envelope.causation_id:
         back += f',"causation_id":{_quote(text)}'
     if envelope.started is not None:
         back += f',"started_event_id":"{envelope.started.id}"'
     if text := scope.phase:
-        back += f',"phase":{_quote(text)}'
+        back += f',"phase":{ascii_json(text)}'
     if text := scope.on_behalf_of:
-        back += f',"on_behalf_of":{_quote(text)}'
+        back += f',"on_behalf_of":{ascii_json(text)}'
     if attributes:
         back += f',"attributes":{_attributes_json(attributes)}'
     if text := scope.source:
-        back += f',"source":{_quote(text)}'
+        back += f',"source":{ascii_json(text)}'
     back += f',"schema_version":{kind.schema_version}'
     if redacted := envelope.redacted:
         back += f',"redacted":{_to_json(dict(redacted))}'
@@ -375,7 +368,7 @@ def _redacted_scope(envelope: Envelope[Event]) -> Scope:
     cleaned = None
     while cleaned is None or cleaned is not scope.cleaned:
         cleaned = scope.cleaned
-        envelope.on_behalf_of  # noqa
+        _ = envelope.on_behalf_of
     return cleaned[1]
 
 
@@ -549,4 +542,4 @@ def _quote(text: str) -> str:
     # Lone surrogates have no UTF-8; U+FFFD is what Unicode keeps for that.
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return encode_basestring_ascii(text)
+    return ascii_json(text)

@@ -77,7 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         log_level: The lowest level that is logged.
 
-        log_levels: From a dotted name or a pattern to the level of those events, or ``off``.
+        log_levels: From a dotted name or a pattern to the lowest level at which those events are
+            logged, or ``off``; a transient type such as ``llm.chunk`` is logged only if named here.
 
         log_path: The file; by default standard error.
 
@@ -127,7 +128,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trace_content: bool = False
     attributes_prefix: str = "infra_agent"
     service_name: str | None = None
-    capture_content: list[ContentKind] = ["arguments"]
+    capture_content: tuple[ContentKind, ...] = ("arguments",)
     close_on_sigterm: bool = False
 
     @classmethod
@@ -215,7 +216,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, dict[st
 def _decoded(text: str, kind: Any) -> Any:
     origin = getattr(kind, "__origin__", None)
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if origin is list:
+    if origin is tuple:
         return [] if parts == ["none"] else parts
     if origin is dict:
         pairs = (part.partition("=") for part in parts)

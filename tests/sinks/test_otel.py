@@ -9,9 +9,7 @@ import json
 import os
 import random
 import stat
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,8 +61,6 @@ from harken.catalog import (
     PlanStepStarted,
     PolicyEvaluated,
     RepoCloned,
-    RunCompleted,
-    RunFailed,
     RunStarted,
     SessionStarted,
     TaskDequeued,
@@ -83,7 +79,6 @@ from harken.sinks.otel import (
     console_exporter,
     current_traceparent,
     file_exporter,
-    otlp_exporter,
     ratio_from_environment,
     span_line,
     use_current_span,
@@ -114,9 +109,7 @@ class DeployCompleted(Event, name="otel_test.deploy.completed", ends=DeployStart
     version: str = ""
 
 
-class DeployFailed(
-    Event, name="otel_test.deploy.failed", ends=DeployStarted, outcome="failure"
-):
+class DeployFailed(Event, name="otel_test.deploy.failed", ends=DeployStarted, outcome="failure"):
     """Its bad end."""
 
     deploy_id: str = ""
@@ -336,9 +329,7 @@ class TestIdsAndTimes:
         trace_id, _, parent = ids(recording.span)
         assert (TRACE, PARENT) == (trace_id, parent)
 
-    def test_times_are_the_envelopes(
-        self, bus: Bus, clock: FixedClock, record: Record
-    ) -> None:
+    def test_times_are_the_envelopes(self, bus: Bus, clock: FixedClock, record: Record) -> None:
         """
         A span begins when its start was published and is as long as the envelope's duration.
         """
@@ -394,9 +385,7 @@ class TestIdsAndTimes:
         assert (NOW_NS, NOW_NS) == (span.start_time, span.end_time)
         assert {"harken.clock_skew_ns": -3_000_000} == attributes(span, "harken.clock_skew_ns")
 
-    @pytest.mark.parametrize(
-        ("duration_ms", "length"), [(1200, 1_200_000_000), (None, 0)]
-    )
+    @pytest.mark.parametrize(("duration_ms", "length"), [(1200, 1_200_000_000), (None, 0)])
     def test_an_end_without_its_start_is_a_span_all_the_same(
         self,
         bus: Bus,
@@ -621,9 +610,7 @@ class TestOutcomes:
             "exception.message": "no such index",
         } == dict(event.attributes or {})
 
-    def test_an_error_without_a_word_has_no_exception_event(
-        self, bus: Bus, record: Record
-    ) -> None:
+    def test_an_error_without_a_word_has_no_exception_event(self, bus: Bus, record: Record) -> None:
         """
         Where nobody said what went wrong, nothing is made up.
         """
@@ -644,7 +631,7 @@ class TestOutcomes:
         [
             ("ValueError", "ValueError"),
             ("google.api_core.exceptions.NotFound", "google.api_core.exceptions.NotFound"),
-            ("-32602", "_OTHER"),
+            ("-32602", "-32602"),
             ("503", "503"),
             ("could not open /tmp/x-4711", "_OTHER"),
             ("E" * 129, "_OTHER"),
@@ -866,7 +853,10 @@ class TestTable:
                 pass
 
         assert [(f"r-{number}", number) for number in range(600)] == [
-            ((span.attributes or {})["harken.run.id"], (span.attributes or {})["harken.attributes.tenant"])
+            (
+                (span.attributes or {})["harken.run.id"],
+                (span.attributes or {})["harken.attributes.tenant"],
+            )
             for span in recording.spans
         ]
 
@@ -909,22 +899,26 @@ class TestPrefix:
         """
         recording = attach(bus, record())
 
-        with harken.scope(
-            session_id="s-1",
-            run_id="r-1",
-            correlation_id="c-9",
-            request_id="q-1",
-            actor="agent:fixer",
-            organization_id="acme",
-        ), bus.operation(
-            RunStarted(
-                task_type="fix", task_priority="high", trigger_source="webhook", max_iterations=9
-            )
-        ) as run:
+        with (
+            harken.scope(
+                session_id="s-1",
+                run_id="r-1",
+                correlation_id="c-9",
+                request_id="q-1",
+                actor="agent:fixer",
+                organization_id="acme",
+            ),
+            bus.operation(
+                RunStarted(
+                    task_type="fix",
+                    task_priority="high",
+                    trigger_source="webhook",
+                    max_iterations=9,
+                )
+            ) as run,
+        ):
             bus.publish(TaskDequeued(task_id="t", depth=3, wait_ms=40))
-            bus.publish(
-                CredentialIssued(credential_id="k", scope="repo:read", expires_at=NOW)
-            )
+            bus.publish(CredentialIssued(credential_id="k", scope="repo:read", expires_at=NOW))
             with bus.operation(PhaseStarted(phase="session_restore")):
                 pass
             bus.publish(RepoCloned(repo="web", duration_ms=120))
@@ -1045,9 +1039,7 @@ class TestContent:
             tool.complete(result={"hits": 2})
 
         span = recording.span
-        assert expected == attributes(
-            span, "gen_ai.tool.call.arguments", "gen_ai.tool.call.result"
-        )
+        assert expected == attributes(span, "gen_ai.tool.call.arguments", "gen_ai.tool.call.result")
         assert {"harken.tool.arguments_size": 17, "harken.tool.result_size": 10} == attributes(
             span, "harken.tool.arguments_size", "harken.tool.result_size"
         )
@@ -1157,23 +1149,21 @@ class TestPointEvents:
         ]
         assert {"harken.events_dropped": 6} == attributes(span, "harken.events_dropped")
 
-    def test_operations_that_never_end_do_not_pile_up(self, bus: Bus, record: Record) -> None:
+    @pytest.mark.parametrize(("others", "kept"), [(999, ["otel_test.noted"]), (1_000, [])])
+    def test_operations_that_never_end_do_not_pile_up(
+        self, bus: Bus, record: Record, others: int, kept: list[str]
+    ) -> None:
         """
-        Of very many open operations the oldest loses its events, not its span.
+        Of very many open operations the oldest loses its events, but not its span.
         """
         recording = attach(bus, record(point_events="span_events"))
-        first = bus.operation(ToolStarted(tool_name="first")).start()
-        with harken.scope():
-            others = [bus.operation(ToolStarted(tool_name=f"t{n}")) for n in range(1_000)]
-            for other in others:
-                other.start()
 
-        first.end()
-        others[0].end()
+        with bus.operation(ToolStarted(tool_name="first")):
+            bus.publish(Noted())
+            for number in range(others):
+                bus.operation(ToolStarted(tool_name=f"t{number}")).start()
 
-        assert ["execute_tool first", "execute_tool t0"] == [s.name for s in recording.spans]
-        for other in others[1:]:
-            other.end()
+        assert kept == [event.name for event in recording.span.events]
 
 
 class TestAttributeValues:
@@ -1207,7 +1197,7 @@ class TestAttributeValues:
             (list(range(200)), tuple(range(128))),
             ({"a": 1}, '{"a":1}'),
             ({"\u00e4": 1}, '{"\u00e4":1}'),
-            (b"x", '"b\'x\'"'),
+            (b"x", "\"b'x'\""),
         ],
     )
     def test_values_are_what_the_wire_can_carry(self, value: Any, expected: Any) -> None:
@@ -1315,3 +1305,984 @@ class TestAttributeValues:
             str(found["gen_ai.operation.name"])[:4],
             found["gen_ai.tool.name"],
         )
+
+
+class Sampled:
+    """
+    What is recorded of a hundred traces, a run with a tool call each.
+    """
+
+    def __init__(self, bus: Bus, recording: Recording) -> None:
+        attach(bus, recording)
+        self.traces: set[int] = set()
+        for _ in range(100):
+            with harken.scope(), bus.operation(RunStarted()) as run:
+                with bus.operation(ToolStarted(tool_name="t")):
+                    pass
+            assert run.envelope is not None
+            self.traces.add(int(run.envelope.trace_id, 16))
+        recorded = [ids(span)[0] for span in recording.spans]
+        self.recorded = {int(trace_id, 16) for trace_id in recorded}
+        self.whole = len(recorded) == 2 * len(self.recorded)
+
+
+class TestSampling:
+    @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+    def test_traces_are_chosen_as_opentelemetry_does(
+        self, bus: Bus, record: Record, ratio: float
+    ) -> None:
+        """
+        The same traces are recorded that every other process would record, each of them whole.
+        """
+        sampler = TraceIdRatioBased(ratio)
+
+        found = Sampled(bus, record(ratio=ratio))
+
+        assert found.whole
+        assert found.recorded == {
+            trace_id
+            for trace_id in found.traces
+            if sampler.should_sample(None, trace_id, "").decision is Decision.RECORD_AND_SAMPLE
+        }
+
+    @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+    def test_a_ratio_is_between_0_and_1(self, ratio: float) -> None:
+        """
+        A ratio that is none is refused.
+        """
+        with pytest.raises(ValueError, match="ratio"):
+            by_exporter(ratio=ratio)
+
+    @pytest.mark.parametrize(("flags", "spans"), [("00", 0), ("01", 1), ("03", 1)])
+    def test_the_callers_decision_is_kept(
+        self, bus: Bus, record: Record, flags: str, spans: int
+    ) -> None:
+        """
+        A trace that came in as not sampled is not recorded.
+        """
+        recording = attach(bus, record())
+
+        with harken.scope(traceparent=f"00-{TRACE}-{PARENT}-{flags}"):
+            bus.publish(ToolStarted(tool_call_id="c", tool_name="t"))
+            bus.publish(ToolCompleted(tool_call_id="c"))
+
+        assert spans == len(recording.spans)
+        assert {int(flags, 16)} >= {seen(span)["flags"] for span in recording.spans}
+
+    def test_the_sampler_of_a_provider_decides_for_whole_traces(self, bus: Bus) -> None:
+        """
+        A provider that samples by trace id gets all spans of a trace, or none.
+        """
+        sampler = ParentBased(TraceIdRatioBased(0.3))
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+        found = Sampled(bus, Recording(SpanRecorder(provider=provider), exporter))
+
+        assert found.whole
+        assert 0 < len(found.recorded) < 60
+
+    @pytest.mark.parametrize(
+        ("sampler", "flags"),
+        [
+            (ALWAYS_OFF, []),
+            (ParentBased(ALWAYS_OFF), []),
+            (StaticSampler(Decision.RECORD_ONLY), [0, 0]),
+            (StaticSampler(Decision.RECORD_AND_SAMPLE), [1, 1]),
+        ],
+    )
+    def test_a_provider_may_record_without_sampling(
+        self, bus: Bus, sampler: Sampler, flags: list[int]
+    ) -> None:
+        """
+        What the provider's sampler says is what its processors get to see.
+        """
+        heard: list[ReadableSpan] = []
+
+        class Heard(SimpleSpanProcessor):
+            def on_end(self, span: ReadableSpan) -> None:
+                heard.append(span)
+
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(Heard(InMemorySpanExporter()))
+        bus.attach(SpanRecorder(provider=provider), delivery="inline")
+
+        with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="t")):
+            pass
+
+        assert flags == [seen(span)["flags"] for span in heard]
+
+    @pytest.mark.parametrize(
+        ("environ", "ratio", "warnings"),
+        [
+            ({}, 1.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "always_on"}, 1.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "always_off"}, 0.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}, 1.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, 0.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "traceidratio"}, 1.0, 0),
+            ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, 0.25, 0),
+            (
+                {
+                    "OTEL_TRACES_SAMPLER": " ParentBased_TraceIdRatio ",
+                    "OTEL_TRACES_SAMPLER_ARG": "0.5",
+                },
+                0.5,
+                0,
+            ),
+            ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}, 1.0, 1),
+            ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "few"}, 1.0, 1),
+            ({"OTEL_TRACES_SAMPLER": "jaeger_remote"}, 1.0, 1),
+            ({"OTEL_SDK_DISABLED": " TRUE "}, 0.0, 0),
+            ({"OTEL_SDK_DISABLED": "no"}, 1.0, 0),
+        ],
+    )
+    def test_the_environment_may_say_how_many(
+        self,
+        environ: Mapping[str, str],
+        ratio: float,
+        warnings: int,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """
+        The variables of OpenTelemetry are understood; what is not understood is said, and
+        records everything.
+        """
+        assert ratio == ratio_from_environment(environ)
+        assert warnings == len(caplog.records)
+
+    def test_the_process_has_an_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        By default the process's own environment is read.
+        """
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+
+        assert 0.0 == ratio_from_environment()
+
+
+class OddIds(RandomIdGenerator):
+    """
+    A generator that somebody chose on purpose.
+    """
+
+
+class TestProvider:
+    def test_a_provider_keeps_its_ids_for_its_own_spans(self, bus: Bus) -> None:
+        """
+        Only harken's spans get the ids of envelopes; the application's are random as before.
+        """
+        recording = attach(bus, by_provider())
+        with bus.operation(RunStarted()):
+            pass
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False, id_generator=IdGenerator())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+        for _ in range(2):
+            provider.get_tracer("app").start_span("own").end()
+
+        own = [ids(span) for span in exporter.get_finished_spans()]
+        assert 3 == len({trace_id for trace_id, _, _ in (*own, ids(recording.span))})
+        assert 3 == len({span_id for _, span_id, _ in (*own, ids(recording.span))})
+
+    def test_a_provider_with_our_generator(self, bus: Bus) -> None:
+        """
+        A provider that was given our generator uses the envelopes' ids, and flags of its own
+        for random trace ids.
+        """
+        exporter = InMemorySpanExporter()
+        generator = IdGenerator()
+        provider = TracerProvider(shutdown_on_exit=False, id_generator=generator)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        recording = attach(bus, Recording(SpanRecorder(provider=provider), exporter))
+
+        with capture(bus) as heard, bus.operation(RunStarted()):
+            pass
+
+        assert ids_of(heard.envelopes[0]) == ids(recording.span)
+        assert generator.is_trace_id_random()
+
+    def test_a_provider_with_ids_of_its_own(self, bus: Bus) -> None:
+        """
+        Where ids cannot be set, that is said once; spans keep their trace, and name their id.
+        """
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False, id_generator=OddIds())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        with pytest.warns(UserWarning, match=r"harken\.span_id") as warned:
+            recording = attach(bus, Recording(SpanRecorder(provider=provider), exporter))
+
+        with capture(bus) as heard:
+            with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="t")):
+                pass
+
+        run, tool = heard.envelopes[:2]
+        assert (1, __file__) == (len(warned), warned[0].filename)
+        assert {run.trace_id} == {ids(span)[0] for span in recording.spans}
+        assert {"invoke_agent": run.span_id, "execute_tool t": tool.span_id} == {
+            name: (span.attributes or {})["harken.span_id"]
+            for name, span in recording.by_name.items()
+        }
+        assert run.span_id == ids(recording.by_name["execute_tool t"])[2]
+
+    def test_a_provider_that_is_not_the_sdks(self, bus: Bus) -> None:
+        """
+        Any implementation of the API will do; what it does not offer is done without.
+        """
+        with pytest.warns(UserWarning, match=r"harken\.span_id"):
+            recorder = SpanRecorder(provider=NoOpTracerProvider())
+        bus.attach(recorder, delivery="inline")
+
+        play_everything(bus)
+
+        assert (None, 0) == (recorder.flush(1), bus.health()["SpanRecorder"].failures)
+
+    def test_an_exporter_and_a_provider_exclude_each_other(self) -> None:
+        """
+        Spans go one way.
+        """
+        with pytest.raises(TypeError, match="not both"):
+            SpanRecorder(InMemorySpanExporter(), provider=TracerProvider(shutdown_on_exit=False))
+
+    @pytest.mark.parametrize("options", [{"service_name": "x"}, {"resource": Resource({})}])
+    def test_a_provider_has_its_own_resource(self, options: dict[str, Any]) -> None:
+        """
+        What a provider's spans are of is its maker's to say.
+        """
+        with pytest.raises(TypeError, match="resource"):
+            SpanRecorder(provider=TracerProvider(shutdown_on_exit=False), **options)
+
+    def test_a_provider_is_flushed_and_left_open(self, bus: Bus) -> None:
+        """
+        Closing the bus sends what the provider's processors hold, and does not shut it down.
+        """
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+        bus.attach(SpanRecorder(provider=provider))
+        with bus.operation(RunStarted()):
+            pass
+
+        bus.close()
+        provider.get_tracer("app").start_span("later").end()
+        provider.shutdown()
+
+        assert ["invoke_agent", "later"] == [s.name for s in exporter.get_finished_spans()]
+
+    def test_nobody_knows_what_processors_have_sent(self) -> None:
+        """
+        A provider's success proves nothing, and is not passed on as such.
+        """
+        assert by_provider().recorder.flush(5) is None
+
+    def test_a_provider_that_takes_too_long(self) -> None:
+        """
+        A flush ends when its time is up, whatever the provider does.
+        """
+        stuck = Stuck()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(stuck))
+        recorder = SpanRecorder(provider=provider)
+        provider.get_tracer("app").start_span("own").end()
+
+        flushed = recorder.flush(0.05)
+
+        stuck.released.set()
+        provider.shutdown()
+        assert flushed is False
+
+
+class Kept(SpanExporter):
+    """
+    Keeps spans, and what the context was when they came.
+    """
+
+    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS) -> None:
+        self.spans: list[ReadableSpan] = []
+        self.contexts: list[context_api.Context] = []
+        self.result = result
+        self.closed = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans += spans
+        self.contexts.append(context_api.get_current())
+        return self.result
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        self.closed += 1
+
+
+class Stuck(Kept):
+    """
+    Waits for `released` whatever it is asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.released.wait(60)
+        return super().export(spans)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.released.wait(60)
+
+    def shutdown(self) -> None:
+        self.released.wait(60)
+
+
+class TestExport:
+    def test_a_failed_export_is_a_failure_of_the_sink(self, bus: Bus) -> None:
+        """
+        What an exporter only logs is counted by the bus.
+        """
+        bus.attach(SpanRecorder(Kept(SpanExportResult.FAILURE)))
+
+        with bus.operation(RunStarted()):
+            pass
+        bus.flush()
+
+        health = bus.health()["SpanRecorder"]
+        assert ({"SpanExportError": 1}, 1) == (health.errors, health.failures)
+        assert "1 spans were not exported" in str(health.last_error)
+
+    def test_what_an_exporter_raises_is_raised(self, bus: Bus) -> None:
+        """
+        The bus is told of an exporter's own errors as they are.
+        """
+
+        class Broken(Kept):
+            def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+                raise OSError("no route")
+
+        bus.attach(SpanRecorder(Broken()))
+
+        with bus.operation(RunStarted()):
+            pass
+        bus.flush()
+
+        assert {"OSError": 1} == bus.health()["SpanRecorder"].errors
+
+    def test_a_batch_is_one_export(self, bus: Bus) -> None:
+        """
+        Spans of one batch travel together, and a batch without spans does not travel.
+        """
+        exporter = Kept()
+        events = [
+            event
+            for number in range(5)
+            for event in (
+                ToolStarted(tool_call_id=str(number), tool_name="t"),
+                ToolCompleted(tool_call_id=str(number)),
+            )
+        ]
+        batch = envelopes(bus, *events)
+        recorder = SpanRecorder(exporter)
+
+        recorder.write(batch)
+        recorder.write(envelopes(bus, Noted()))
+
+        assert (5, 1) == (len(exporter.spans), len(exporter.contexts))
+
+    def test_the_exporters_own_requests_are_not_traced(self, bus: Bus) -> None:
+        """
+        While spans are exported, instrumentations of HTTP libraries are told to look away; the
+        ambient context is as it was before.
+        """
+        exporter = Kept()
+        batch = envelopes(
+            bus, ToolStarted(tool_call_id="c", tool_name="t"), ToolCompleted(tool_call_id="c")
+        )
+        recorder = SpanRecorder(exporter)
+
+        with TracerProvider().get_tracer("app").start_as_current_span("ambient") as ambient:
+            recorder.write(batch)
+            after = trace.get_current_span()
+
+        (context,) = exporter.contexts
+        key = context_api._SUPPRESS_INSTRUMENTATION_KEY
+        assert ({key: True}, ambient) == (dict(context), after)
+
+    def test_the_resource_says_who(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The arguments stand above the environment, the environment above nothing.
+        """
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "from-environment")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "team=blue,zone=a")
+        found: list[dict[str, Any]] = []
+        batch = envelopes(
+            bus, ToolStarted(tool_call_id="c", tool_name="t"), ToolCompleted(tool_call_id="c")
+        )
+
+        for options in (
+            {},
+            {"service_name": "mine"},
+            {"resource": Resource({"zone": "b"})},
+            {"service_name": "mine", "resource": Resource({"zone": "b"})},
+        ):
+            exporter = Kept()
+            SpanRecorder(exporter, **options).write(batch)
+            known = exporter.spans[0].resource.attributes
+            found.append({key: known[key] for key in ("service.name", "team", "zone")})
+
+        assert [
+            {"service.name": "from-environment", "team": "blue", "zone": "a"},
+            {"service.name": "mine", "team": "blue", "zone": "a"},
+            {"service.name": "from-environment", "team": "blue", "zone": "b"},
+            {"service.name": "mine", "team": "blue", "zone": "b"},
+        ] == found
+
+    def test_spans_are_harkens(self, bus: Bus) -> None:
+        """
+        The instrumentation scope names the maker of the spans and the version of the table.
+        """
+        exporter = Kept()
+
+        SpanRecorder(exporter).write(
+            envelopes(
+                bus, ToolStarted(tool_call_id="c", tool_name="t"), ToolCompleted(tool_call_id="c")
+            )
+        )
+
+        scope = exporter.spans[0].instrumentation_scope
+        assert scope is not None
+        assert ("harken", {"harken.mapping.version": "1"}) == (
+            scope.name,
+            dict(scope.attributes or {}),
+        )
+
+    def test_a_flush_that_takes_too_long_is_no_flush(self) -> None:
+        """
+        An exporter that does not come back is not waited for.
+        """
+        stuck = Stuck()
+
+        flushed = SpanRecorder(stuck).flush(0.05)
+
+        stuck.released.set()
+        assert flushed is False
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_flush_that_fails_is_no_flush(self) -> None:
+        """
+        An exporter that cannot flush is not said to have flushed.
+        """
+
+        class Broken(Kept):
+            def force_flush(self, timeout_millis: int = 30_000) -> bool:
+                raise OSError("no route")
+
+        assert SpanRecorder(Broken()).flush(5) is False
+
+    def test_a_flush_that_works(self) -> None:
+        """
+        An exporter that has sent everything is flushed.
+        """
+        assert SpanRecorder(Kept()).flush(5) is True
+
+    def test_closing_takes_no_longer_than_allowed(self, bus: Bus) -> None:
+        """
+        An exporter that does not let go does not hold up the end of the process.
+        """
+        stuck = Stuck()
+        bus.attach(SpanRecorder(stuck))
+        with bus.operation(RunStarted()):
+            pass
+
+        report = bus.close(timeout=0.2)
+
+        stuck.released.set()
+        assert not report
+
+    def test_closing_shuts_the_exporter_down(self, bus: Bus) -> None:
+        """
+        An exporter belongs to its recorder.
+        """
+        exporter = Kept()
+        bus.attach(SpanRecorder(exporter))
+
+        bus.close()
+
+        assert 1 == exporter.closed
+
+    @pytest.mark.parametrize(
+        ("make", "delivery"),
+        [
+            (lambda path: SpanRecorder(file_exporter(path / "spans.jsonl")), "worker"),
+            (lambda path: SpanRecorder(console_exporter()), "worker"),
+            (lambda path: SpanRecorder(Kept()), "isolated"),
+            (
+                lambda path: SpanRecorder(provider=TracerProvider(shutdown_on_exit=False)),
+                "isolated",
+            ),
+        ],
+    )
+    def test_what_may_block_has_a_thread_of_its_own(
+        self, bus: Bus, tmp_path: Path, make: Callable[[Path], SpanRecorder], delivery: str
+    ) -> None:
+        """
+        Files and streams share the worker; whatever may wait for a network does not.
+        """
+        bus.attach(make(tmp_path))
+
+        assert delivery == bus.health()["SpanRecorder"].delivery
+
+    def test_it_works_while_the_interpreter_exits(
+        self, run_python: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        """
+        Without a word of the application, what was open is ended and exported at exit.
+        """
+        code = """
+from harken import Bus
+from harken.catalog import ToolStarted
+from harken.sinks.otel import SpanRecorder, file_exporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+class Slow(InMemorySpanExporter):
+    def shutdown(self):
+        print([span.name for span in self.get_finished_spans()])
+
+bus = Bus()
+bus.attach(SpanRecorder(file_exporter("spans.jsonl")), name="file")
+bus.attach(SpanRecorder(Slow()), name="slow")
+bus.operation(ToolStarted(tool_name="search")).start()
+"""
+        done = run_python(code)
+
+        (line,) = (tmp_path / "spans.jsonl").read_text().splitlines()
+        assert ("execute_tool search", "['execute_tool search']\n") == (
+            json.loads(line)["name"],
+            done.stdout,
+        )
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """
+    Return the spans in a file, which must all be whole.
+    """
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def names_in(path: Path) -> list[str]:
+    """
+    Return the names of the spans in a file.
+    """
+    return [line["name"] for line in lines_of(path)]
+
+
+class TestFile:
+    def test_a_span_is_a_line(self, bus: Bus, clock: FixedClock, tmp_path: Path) -> None:
+        """
+        The members of a line, and their forms, are fixed.
+        """
+        path = tmp_path / "spans.jsonl"
+        exporter = file_exporter(path)
+        bus.attach(
+            SpanRecorder(
+                exporter,
+                service_name="demo",
+                attributes_prefix=None,
+                resource=Resource({"service.instance.id": "i"}),
+            )
+        )
+        with harken.scope(traceparent=f"00-{TRACE}-{PARENT}-01"):
+            with capture(bus) as heard, bus.operation(DeployStarted(deploy_id="d")) as deploy:
+                clock.advance(0.25)
+                deploy.fail(ValueError("caf\u00e9"))
+        bus.flush()
+
+        (line,) = lines_of(path)
+        (end,) = (e for e in heard.envelopes if e.type.is_terminal)
+        resource = line.pop("resource")
+        found = line.pop("attributes")
+        line["scope"].pop("version")
+        assert {
+            "trace_id": TRACE,
+            "span_id": end.span_id,
+            "parent_id": PARENT,
+            "name": "otel_test.deploy",
+            "kind": "INTERNAL",
+            "start_time": "2026-01-02T03:04:05.000000000Z",
+            "end_time": "2026-01-02T03:04:05.250000000Z",
+            "status": {"status_code": "ERROR", "description": "caf\u00e9"},
+            "events": [
+                {
+                    "name": "exception",
+                    "timestamp": "2026-01-02T03:04:05.250000000Z",
+                    "attributes": {
+                        "exception.type": "ValueError",
+                        "exception.message": "caf\u00e9",
+                    },
+                }
+            ],
+            "links": [],
+            "scope": {"name": "harken"},
+        } == line
+        assert ("demo", "ValueError", end.id) == (
+            resource["service.name"],
+            found["error.type"],
+            found["harken.event.id"],
+        )
+
+    def test_spans_of_others_are_lines_too(self, tmp_path: Path) -> None:
+        """
+        The exporter serves any tracer provider: links, lists and values that JSON lacks.
+        """
+        path = tmp_path / "spans.jsonl"
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(file_exporter(path)))
+        tracer = provider.get_tracer("app", "1.0")
+        first = tracer.start_span("first", context=context_api.Context())
+
+        tracer.start_span(
+            "second",
+            context=context_api.Context(),
+            kind=SpanKind.SERVER,
+            links=[trace.Link(first.get_span_context(), {"why": "retry"})],
+            attributes={"nan": float("nan"), "tags": ["a", "b"], "n": 1},
+        ).end()
+
+        (line,) = lines_of(path)
+        linked = first.get_span_context()
+        assert {
+            "parent_id": None,
+            "kind": "SERVER",
+            "attributes": {"tags": ["a", "b"], "n": 1},
+            "links": [
+                {
+                    "trace_id": f"{linked.trace_id:032x}",
+                    "span_id": f"{linked.span_id:016x}",
+                    "attributes": {"why": "retry"},
+                }
+            ],
+            "scope": {"name": "app", "version": "1.0"},
+        } == {key: line[key] for key in ("parent_id", "kind", "attributes", "links", "scope")}
+        provider.shutdown()
+
+    def test_a_span_without_anything_is_a_line(self) -> None:
+        """
+        What a hand-made span lacks is null.
+        """
+        line = json.loads(span_line(ReadableSpan("bare", resource=Resource({}))))
+
+        assert {
+            "trace_id": None,
+            "span_id": None,
+            "parent_id": None,
+            "start_time": None,
+            "end_time": None,
+            "scope": None,
+        } == {key: value for key, value in line.items() if value is None}
+
+    def test_only_its_owner_may_read_it(self, tmp_path: Path) -> None:
+        """
+        Spans may say more than everybody should know.
+        """
+        path = tmp_path / "spans.jsonl"
+        before = os.umask(0)
+        try:
+            file_exporter(path).shutdown()
+        finally:
+            os.umask(before)
+
+        assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+    def test_it_is_appended_to(self, bus: Bus, tmp_path: Path) -> None:
+        """
+        A second process, or a second run, adds to what is there.
+        """
+        path = tmp_path / "spans.jsonl"
+        for name in ("a", "b"):
+            recorder = SpanRecorder(file_exporter(path))
+            recorder.write(tool_call(bus, name))
+            recorder.close(1)
+
+        assert ["execute_tool a", "execute_tool b"] == names_in(path)
+
+    @pytest.mark.parametrize("how", ["rename", "unlink"])
+    def test_a_file_that_was_taken_away_is_made_anew(
+        self, bus: Bus, tmp_path: Path, how: str
+    ) -> None:
+        """
+        Rotation by rename needs no signal and no restart.
+        """
+        path = tmp_path / "spans.jsonl"
+        recorder = SpanRecorder(file_exporter(path))
+        recorder.write(tool_call(bus, "a"))
+
+        if how == "rename":
+            path.rename(tmp_path / "spans.1")
+        else:
+            path.unlink()
+        recorder.write(tool_call(bus, "b"))
+
+        assert ["execute_tool b"] == names_in(path)
+
+    def test_a_folder_that_comes_back_is_used_again(self, bus: Bus, tmp_path: Path) -> None:
+        """
+        While the file cannot be made the sink fails, and afterwards it works.
+        """
+        path = tmp_path / "folder" / "spans.jsonl"
+        path.parent.mkdir()
+        recorder = SpanRecorder(file_exporter(path))
+        path.parent.rename(tmp_path / "away")
+
+        for name in ("a", "b"):
+            with pytest.raises(FileNotFoundError):
+                recorder.write(tool_call(bus, name))
+        path.parent.mkdir()
+        recorder.write(tool_call(bus, "c"))
+
+        assert ["execute_tool c"] == names_in(path)
+
+    def test_half_a_line_harms_no_other(self, bus: Bus, tmp_path: Path) -> None:
+        """
+        What a killed process left behind does not spoil the next span.
+        """
+        path = tmp_path / "spans.jsonl"
+        path.write_text('{"trace_id":"4bf9')
+
+        SpanRecorder(file_exporter(path)).write(tool_call(bus, "a"))
+
+        first, second = path.read_text().splitlines()
+        assert ('{"trace_id":"4bf9', "execute_tool a") == (first, json.loads(second)["name"])
+
+    def test_a_full_disk_leaves_no_broken_line_behind(
+        self, run_python: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        """
+        When there is room again, the next span begins on a line of its own.
+        """
+        code = """
+import resource, signal
+from harken import Bus
+from harken.catalog import ToolStarted
+from harken.sinks.otel import SpanRecorder, file_exporter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+bus = Bus()
+bus.attach(SpanRecorder(file_exporter("spans.jsonl")), delivery="inline")
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for limit, name in ((hard, "a"), (2500, "b"), (hard, "c")):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    with bus.operation(ToolStarted(tool_name=name, tool_call_id="x" * 1500)):
+        pass
+print(dict(bus.health()["SpanRecorder"].errors))
+"""
+        done = run_python(code)
+
+        first, torn, last = (tmp_path / "spans.jsonl").read_text().splitlines()
+        assert ("execute_tool a", "execute_tool c") == (
+            json.loads(first)["name"],
+            json.loads(last)["name"],
+        )
+        assert not torn.endswith("}")
+        assert "{'OSError': 1}\n" == done.stdout
+
+    def test_a_device_is_a_file_too(self, bus: Bus) -> None:
+        """
+        What is no regular file has no end to look at.
+        """
+        recorder = SpanRecorder(file_exporter("/dev/null"))
+
+        recorder.write(tool_call(bus, "a"))
+
+        assert recorder.flush(0) is True
+
+    def test_a_path_that_cannot_be_opened_is_refused_at_once(self, tmp_path: Path) -> None:
+        """
+        A wrong path is the caller's to hear of, and the message says what to do.
+        """
+        with pytest.raises(TraceExporterError, match="make the folder"):
+            file_exporter(tmp_path / "missing" / "spans.jsonl")
+
+    def test_nothing_is_written_after_the_close(self, bus: Bus, tmp_path: Path) -> None:
+        """
+        Spans that come too late are refused, not lost in silence.
+        """
+        path = tmp_path / "spans.jsonl"
+        recorder = SpanRecorder(file_exporter(path))
+        recorder.close(1)
+
+        with pytest.raises(SpanExportError):
+            recorder.write(tool_call(bus, "late"))
+
+        assert "" == path.read_text()
+
+
+def tool_call(bus: Bus, name: str) -> list[Envelope[Event]]:
+    """
+    Return the envelopes of one tool call.
+    """
+    return envelopes(
+        bus, ToolStarted(tool_call_id=name, tool_name=name), ToolCompleted(tool_call_id=name)
+    )
+
+
+class TestConsole:
+    def test_a_span_is_a_line_on_the_stream(self, bus: Bus) -> None:
+        """
+        Each batch is on the stream when it was written.
+        """
+        stream = io.StringIO()
+
+        SpanRecorder(console_exporter(stream)).write(tool_call(bus, "a"))
+
+        assert "execute_tool a" == json.loads(stream.getvalue())["name"]
+
+    def test_the_stream_is_stderr(self, bus: Bus, capsys: pytest.CaptureFixture[str]) -> None:
+        """
+        Standard output is the application's own.
+        """
+        SpanRecorder(console_exporter()).write(tool_call(bus, "a"))
+
+        out, err = capsys.readouterr()
+        assert ("", "execute_tool a") == (out, json.loads(err)["name"])
+
+    def test_a_terminal_is_not_at_the_mercy_of_a_model(self, bus: Bus) -> None:
+        """
+        Control characters and bidirectional overrides arrive as escapes.
+        """
+        stream = io.StringIO()
+        nasty = "\x1b]0;x\x07\u009b2J\u202e\u2028\n"
+
+        SpanRecorder(console_exporter(stream)).write(tool_call(bus, nasty))
+
+        line = stream.getvalue().removesuffix("\n")
+        assert line.isascii()
+        assert line.isprintable()
+        assert f"execute_tool {nasty}" == json.loads(line)["name"]
+
+
+class TestCurrentSpan:
+    def test_it_is_told_as_a_traceparent(self) -> None:
+        """
+        The application's current span, as the W3C writes it; outside of any there is none.
+        """
+        outside = current_traceparent()
+        tracer = TracerProvider(shutdown_on_exit=False).get_tracer("app")
+
+        with tracer.start_as_current_span("own") as own:
+            inside = current_traceparent()
+
+        context = own.get_span_context()
+        flags = int(context.trace_flags)
+        assert (None, f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}") == (
+            outside,
+            inside,
+        )
+
+    def test_events_join_the_trace_of_the_application(self, bus: Bus, record: Record) -> None:
+        """
+        With a recorder attached, what is published inside of the application's span is below it.
+        """
+        recording = attach(bus, record())
+        tracer = TracerProvider(shutdown_on_exit=False).get_tracer("app")
+
+        with tracer.start_as_current_span("own") as own, bus.operation(RunStarted()):
+            pass
+        with bus.operation(ToolStarted(tool_name="t")):
+            pass
+
+        context = own.get_span_context()
+        inside = ids(recording.by_name["invoke_agent"])
+        outside = ids(recording.by_name["execute_tool t"])
+        assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == (inside[0], inside[2])
+        assert (True, None) == (inside[0] != outside[0], outside[2])
+
+    def test_a_trace_that_the_application_does_not_sample(self, bus: Bus, record: Record) -> None:
+        """
+        What the application does not record of a trace, harken does not record either.
+        """
+        recording = attach(bus, record())
+        tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("app")
+
+        with tracer.start_as_current_span("own"), bus.operation(RunStarted()):
+            pass
+
+        assert [] == recording.spans
+
+    def test_it_serves_without_a_recorder(self, bus: Bus) -> None:
+        """
+        Audit records and log lines can join the application's trace where no spans are made.
+        """
+        use_current_span()
+        tracer = TracerProvider(shutdown_on_exit=False).get_tracer("app")
+        state = trace.TraceState([("vendor", "x")])
+        remote = trace.SpanContext(
+            int(TRACE, 16), int(PARENT, 16), True, trace.TraceFlags(1), state
+        )
+
+        with (
+            capture(bus) as heard,
+            tracer.start_as_current_span(
+                "own", context=trace.set_span_in_context(trace.NonRecordingSpan(remote))
+            ),
+        ):
+            bus.publish(Noted())
+            with harken.scope():
+                env = harken.child_env({})
+
+        assert TRACE == heard.envelopes[0].trace_id
+        assert "vendor=x" == env["TRACESTATE"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+class TestFork:
+    def test_a_child_has_nothing_of_its_parents(self, tmp_path: Path) -> None:
+        """
+        A forked child writes its own spans, in lines of their own, and ends none of its parent's.
+        """
+        path = tmp_path / "spans.jsonl"
+        bus = Bus()
+        bus.attach(SpanRecorder(file_exporter(path), point_events="span_events"))
+        with bus.operation(RunStarted()):
+            bus.publish(Noted())
+            bus.flush()
+            child = os.fork()
+            if child == 0:
+                with harken.scope(), bus.operation(ToolStarted(tool_name="child")):
+                    pass
+                bus.close()
+                os._exit(0)
+            os.waitpid(child, 0)
+        bus.close()
+        register_trace_source(None)
+
+        lines = lines_of(path)
+        assert [("execute_tool child", []), ("invoke_agent", ["otel_test.noted"])] == [
+            (line["name"], [event["name"] for event in line["events"]]) for line in lines
+        ]
+        assert 2 == len({line["span_id"] for line in lines})
+
+    def test_what_was_gathered_is_forgotten(self, bus: Bus) -> None:
+        """
+        After a fork no span has events that its parent process had heard.
+        """
+        exporter = Kept()
+        recorder = SpanRecorder(exporter, point_events="span_events")
+        with capture(bus) as heard, bus.operation(ToolStarted(tool_name="t")):
+            bus.publish(Noted())
+        recorder.write(heard.envelopes[:2])
+
+        recorder.after_fork()
+        recorder.write(heard.envelopes[2:])
+
+        assert [()] == [span.events for span in exporter.spans]
+
+    def test_a_provider_renews_itself(self, record: Record, bus: Bus) -> None:
+        """
+        After a fork both ways out go on.
+        """
+        recording = record()
+
+        recording.recorder.after_fork()
+        recording.recorder.write(tool_call(bus, "a"))
+
+        assert "execute_tool a" == recording.span.name

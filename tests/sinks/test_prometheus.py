@@ -23,10 +23,7 @@ import pytest
 from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics import exposition, parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
@@ -70,12 +67,15 @@ from harken.errors import MetricsServerError, SettingsError
 from harken.sinks.prometheus import INSTRUMENTS, Instrument, PrometheusInstrumenter
 from harken.sinks.prometheus.instruments import (
     AUDITED,
+    Feed,
+    Read,
     adds,
     closes,
     counter,
     counts,
     field,
     gauge,
+    given as chosen,
     histogram,
     number,
     observes,
@@ -83,10 +83,17 @@ from harken.sinks.prometheus.instruments import (
     sets,
 )
 
+# The library does not say their types.
+generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
+parse_openmetrics: Callable[[str], Iterator[Metric]] = parser.text_string_to_metric_families
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
-class Deploys(Event, name="test.deployed", outcome="success"):
+DEPLOYED = "test.deployed"
+
+
+class Deployed(Event, name="test.deployed", outcome="success"):
     """
     An event of the application's own.
     """
@@ -273,11 +280,14 @@ class TestTable:
                 "'le' cannot be a label of a histogram",
             ),
             (counter("plans", "", {}), "two metrics are called 'infra_agent_plans'"),
+            (counter("a", "", {}, opens("x.y")), "infra_agent_a: only a gauge can open"),
+            (histogram("a", "", {}, ()), "infra_agent_a: the buckets of a histogram must be"),
+            (histogram("a", "", {}, (2.0, 1.0)), "infra_agent_a: the buckets of a histogram must"),
         ],
     )
-    def test_names_are_checked(self, instrument: Instrument, message: str) -> None:
+    def test_rows_are_checked(self, instrument: Instrument, message: str) -> None:
         """
-        A name that Prometheus would not take, or that is taken, is refused when it is declared.
+        A row that Prometheus would not take, or whose name is taken, is refused when it is given.
         """
         with pytest.raises(SettingsError, match=message):
             PrometheusInstrumenter(instruments=(*INSTRUMENTS, instrument))
@@ -291,30 +301,27 @@ class TestTable:
             instruments=(
                 *INSTRUMENTS,
                 counter(
-                    "deploys_total", "Deploys.", {"service": field("service")}, counts(Deploys_name)
+                    "deploys_total", "Deploys.", {"service": field("service")}, counts(DEPLOYED)
                 ),
                 histogram(
                     "deploy_bytes",
                     "Size of deploys.",
                     {},
                     (1000.0, 1e6),
-                    observes(number("size"), Deploys_name),
+                    observes(number("size"), DEPLOYED),
                 ),
             ),
         )
         bus = Bus()
         bus.attach(metrics, delivery="inline")
 
-        bus.publish(Deploys(service="web", size=1000))
+        bus.publish(Deployed(service="web", size=1000))
 
         assert (1.0, 1.0, 1000.0) == (
             value(metrics, "acme_deploys_total", service="web"),
             value(metrics, "acme_deploy_bytes_bucket", le="1000.0"),
             value(metrics, "acme_deploy_bytes_sum"),
         )
-
-
-Deploys_name = "test.deployed"
 
 
 class TestWhatIsCounted:
@@ -461,7 +468,7 @@ class TestWhatIsCounted:
         bus.publish(ToolStarted(tool_name="search", tool_call_id="t"))
         bus.publish(ToolCompleted(tool_call_id="t"))
         bus.publish(PolicyEvaluated(policy_id="p", decision="deny"))
-        bus.publish(Deploys(), audit=True)
+        bus.publish(Deployed(), audit=True)
 
         assert (
             {("started",): 1.0, ("success",): 2.0, ("denied",): 1.0},
@@ -760,48 +767,51 @@ class TestNumbers:
             (1j, "not_a_number"),
         ],
     )
-    @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])
-    def test_refused(self, size: object, reason: str, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "instrument",
+        [
+            counter("sizes", "", {}, adds(number("size"), DEPLOYED)),
+            gauge("sizes", "", {}, sets(number("size"), DEPLOYED)),
+            histogram("sizes", "", {}, (1.0,), observes(number("size"), DEPLOYED)),
+        ],
+        ids=lambda instrument: instrument.kind,
+    )
+    def test_refused(self, size: object, reason: str, instrument: Instrument) -> None:
         """
         What no metric can take changes nothing, and is counted with the reason.
         """
-        feed = (sets if kind == "gauge" else adds)(number("size"), Deploys_name)
-        instrument = Instrument(
-            "sizes", kind, "", {}, (feed,), (1.0,) if kind == "histogram" else ()
-        )
         metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
         bus = Bus()
         bus.attach(metrics, delivery="inline")
 
-        bus.publish(Deploys(size=2))
-        before = [
-            sample
-            for family in ("t_sizes", "t_sizes_total", "t_sizes_sum")
-            for sample in samples(metrics, family)
-        ]
-        bus.publish(Deploys(size=size))
+        def shown() -> list[float]:
+            return [
+                sample.value
+                for name in ("t_sizes", "t_sizes_total", "t_sizes_sum")
+                for sample in samples(metrics, name)
+            ]
 
-        assert (before, {("t_sizes", reason): 1.0}) == (
-            [
-                sample
-                for family in ("t_sizes", "t_sizes_total", "t_sizes_sum")
-                for sample in samples(metrics, family)
-            ],
+        bus.publish(Deployed(size=2))
+        before = shown()
+        bus.publish(Deployed(size=size))
+
+        assert ([2.0], [2.0], {("t_sizes", reason): 1.0}) == (
+            before,
+            shown(),
             series(metrics, "harken_metric_observations_rejected_total"),
         )
-        assert [2.0] == [sample.value for sample in before]
 
     @pytest.mark.parametrize("size", [3, 3.0, Decimal(3), Fraction(3), 0, None])
     def test_taken(self, size: object) -> None:
         """
         Every kind of number is taken; nothing at all feeds nothing.
         """
-        instrument = counter("sizes", "", {}, adds(number("size"), Deploys_name))
+        instrument = counter("sizes", "", {}, adds(number("size"), DEPLOYED))
         metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
         bus = Bus()
         bus.attach(metrics, delivery="inline")
 
-        bus.publish(Deploys(size=size))
+        bus.publish(Deployed(size=size))
 
         assert (3.0 if size else 0.0, {}) == (
             value(metrics, "t_sizes_total"),
@@ -812,13 +822,13 @@ class TestNumbers:
         """
         A number that is a bucket's upper bound falls into it; one above all into infinity.
         """
-        instrument = histogram("sizes", "", {}, (1.0, 2.0), observes(number("size"), Deploys_name))
+        instrument = histogram("sizes", "", {}, (1.0, 2.0), observes(number("size"), DEPLOYED))
         metrics = PrometheusInstrumenter(namespace="t", instruments=(instrument,))
         bus = Bus()
         bus.attach(metrics, delivery="inline")
 
         for size in (0, 1, 1.5, 2, 3):
-            bus.publish(Deploys(size=size))
+            bus.publish(Deployed(size=size))
 
         assert {("1.0",): 2.0, ("2.0",): 4.0, ("+Inf",): 5.0} == series(metrics, "t_sizes_bucket")
 
@@ -944,17 +954,64 @@ class TestLabels:
         """
         More combinations of labels than are remembered are still counted right.
         """
-        metrics = PrometheusInstrumenter(max_series=3)
+        metrics = PrometheusInstrumenter(
+            namespace="t",
+            max_series=3,
+            instruments=(
+                counter("by_service", "", {"service": field("service")}, counts(DEPLOYED)),
+                counter("by_size", "", {"size": field("size")}, counts(DEPLOYED)),
+            ),
+        )
         bus = Bus()
         bus.attach(metrics, delivery="inline")
 
-        for _ in range(3):
-            for component in ("a", "b", "c"):
-                bus.publish(ErrorRaised(component=component, error_type="X"))
-            bus.publish(PrCreated(url="u"))
+        for _ in range(2):
+            for service in ("a", "b", "c"):
+                for size in ("x", "y", "z"):
+                    bus.publish(Deployed(service=service, size=size))
 
-        assert {("a", "X"): 3.0, ("b", "X"): 3.0, ("c", "X"): 3.0} == series(
-            metrics, "infra_agent_errors_total"
+        assert (
+            {("a",): 6.0, ("b",): 6.0, ("c",): 6.0},
+            {("x",): 6.0, ("y",): 6.0, ("z",): 6.0},
+        ) == (series(metrics, "t_by_service_total"), series(metrics, "t_by_size_total"))
+
+    def test_value_that_no_feed_gives(self) -> None:
+        """
+        A label for which a row says neither value nor field counts as other.
+        """
+        metrics = PrometheusInstrumenter(
+            namespace="t",
+            instruments=(counter("kinds", "", {"kind": chosen("a", "b")}, counts(DEPLOYED)),),
+        )
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        bus.publish(Deployed())
+
+        assert {("__other__",): 1.0} == series(metrics, "t_kinds_total")
+
+    @pytest.mark.parametrize("feed", [adds, sets])
+    def test_number_that_does_not_fit(self, feed: Callable[[Read, str], Feed]) -> None:
+        """
+        A number whose label has no room goes to the other series, each time counted.
+        """
+        metrics = PrometheusInstrumenter(
+            namespace="t",
+            max_series=1,
+            instruments=(
+                gauge("sizes", "", {"service": field("service")}, feed(number("size"), DEPLOYED)),
+            ),
+        )
+        bus = Bus()
+        bus.attach(metrics, delivery="inline")
+
+        for service in ("a", "b", "a", "b"):
+            bus.publish(Deployed(service=service, size=2))
+
+        each = 4.0 if feed is adds else 2.0
+        assert ({("a",): each, ("__other__",): each}, 2.0) == (
+            series(metrics, "t_sizes"),
+            value(metrics, "harken_metric_series_overflowed_total", metric="t_sizes"),
         )
 
     def test_first_failure_is_an_increase(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
@@ -977,8 +1034,10 @@ class TestExemplars:
         """
         A duration names the trace and the span of the operation that took it.
         """
-        with bus.operation(ToolStarted(tool_name="search")) as call:
-            trace = {"trace_id": call.envelope.trace_id, "span_id": call.envelope.span_id}
+        heard: list[Envelope[Event]] = []
+        bus.subscribe(heard.append, ToolStarted)
+        with bus.operation(ToolStarted(tool_name="search")):
+            pass
 
         exemplars = [
             sample.exemplar.labels
@@ -986,14 +1045,18 @@ class TestExemplars:
             for sample in family.samples
             if sample.exemplar is not None
         ]
-        assert [trace] == exemplars
+        assert [{"trace_id": heard[0].trace_id, "span_id": heard[0].span_id}] == exemplars
 
     def test_counters(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
         """
         The counter of tasks names the run that ended last.
         """
-        with harken.scope(run_id="r"), bus.operation(RunStarted()) as run:
-            trace_id = run.envelope.trace_id
+        trace_id = "a" * 32
+        with (
+            harken.scope(run_id="r", traceparent=f"00-{trace_id}-{'b' * 16}-01"),
+            bus.operation(RunStarted()),
+        ):
+            pass
 
         [sample] = [
             sample
@@ -1197,7 +1260,7 @@ class TestBus:
         """
         A scrape waits for another one's reading of the bus only so long, and shows what is known.
         """
-        monkeypatch.setattr(metrics._metrics.read_buses.__func__, "__defaults__", (0.01,))
+        monkeypatch.setattr("harken.sinks.prometheus._metrics.READING_TIMEOUT", 0.01)
         bus.publish(PrCreated(url="u"))
         generate_latest(metrics.registry)
         asked, answer = threading.Event(), threading.Event()
@@ -1672,13 +1735,13 @@ class TestThreads:
         label = field("service")
         nested = type(label)(read, read)
         metrics = PrometheusInstrumenter(
-            instruments=(*INSTRUMENTS, counter("deploys", "", {"a": nested}, counts(Deploys_name)))
+            instruments=(*INSTRUMENTS, counter("deploys", "", {"a": nested}, counts(DEPLOYED)))
         )
         bus = Bus()
         for one in (bus, other):
             one.attach(metrics, delivery="inline")
 
-        bus.publish(Deploys())
+        bus.publish(Deployed())
 
         assert 1.0 == value(metrics, "infra_agent_deploys_total", a="x")
         assert (value(metrics, "infra_agent_prs_created_total", agent_slug="") or 0.0) >= 1.0
@@ -1959,17 +2022,17 @@ class TestExposition:
             namespace="t",
             max_series=5,
             instruments=(
-                counter("counted", "Counted.", labels, adds(sizes, Deploys_name), exemplars=True),
+                counter("counted", "Counted.", labels, adds(sizes, DEPLOYED), exemplars=True),
                 histogram(
                     "observed",
                     "Seen.",
                     labels,
                     (1.0, 10.0),
-                    observes(sizes, Deploys_name),
+                    observes(sizes, DEPLOYED),
                     exemplars=True,
                 ),
-                gauge("said", "Said.", labels, sets(sizes, Deploys_name)),
-                gauge("open", "Open.", labels, opens(Deploys_name), closes("tool.completed")),
+                gauge("said", "Said.", labels, sets(sizes, DEPLOYED)),
+                gauge("open", "Open.", labels, opens(DEPLOYED), closes("tool.completed")),
             ),
         )
         bus = Bus()
@@ -1977,7 +2040,7 @@ class TestExposition:
         before: dict[tuple[str, ...], float] = {}
 
         for service, size in events:
-            bus.publish(Deploys(service=service, size=size))
+            bus.publish(Deployed(service=service, size=size))
             families = [
                 *parse_text(generate_latest(metrics.registry).decode()),
                 *parse_openmetrics(generate_openmetrics(metrics.registry).decode()),

@@ -11,11 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from harken import JSON, Bus
+from harken import JSON, Bus, Operation
 from harken.catalog import (
     LlmChunk,
-    LlmCompleted,
-    LlmFailed,
     LlmRetried,
     LlmStarted,
     TextEmitted,
@@ -30,8 +28,9 @@ MAX_CONTEXT = 8_000
 # US dollars for a million tokens, read and written.
 _INPUT_PRICE, _OUTPUT_PRICE = 3.0, 15.0
 
-# Seconds from one piece of an answer to the next.
+# Seconds from one piece of an answer to the next, and before a call is tried again.
 _PACE = 0.001
+_PATIENCE = 0.01
 
 Kind = Literal["text", "thinking", "tool_call"]
 
@@ -91,6 +90,13 @@ class ContextTooLongError(ModelError):
     """
 
 
+def tokens_of(text: str) -> int:
+    """
+    Return about how many tokens *text* has.
+    """
+    return len(text) // 4 + 1
+
+
 class Blocks:
     """
     Puts the pieces of a streamed answer together, and publishes each block when it is whole.
@@ -142,22 +148,25 @@ class Blocks:
 class Model:
     """
     Answers one run, and keeps account of it in *usage*.
+
+    Args:
+        tools: How many tools it may call.
     """
 
-    def __init__(self, bus: Bus, usage: Usage, tools: int) -> None:
+    def __init__(self, bus: Bus, usage: Usage, *, tools: int) -> None:
         self._bus = bus
         self._usage = usage
         self._tools = tools
 
     def ask(self, context: str, answer: Answer, *, overloaded: int = 0) -> None:
         """
-        Ask with *context* and get *answer*, block by block; a call that may pass is tried again.
+        Ask with *context* and get *answer*, block by block.
 
         Args:
-            overloaded: How many calls the provider turns away before it answers.
+            overloaded: How often the provider turns the call away before it answers.
 
         Raises:
-            ContextTooLongError: It would be turned away every time.
+            ContextTooLongError: *context* has more than `MAX_CONTEXT` tokens.
         """
         for attempt in itertools.count(1):
             call = self._bus.operation(
@@ -165,24 +174,75 @@ class Model:
                     provider=PROVIDER,
                     model=MODEL,
                     streaming=True,
-                    message_count=self._usage.iterations,
+                    message_count=2 * self._usage.iterations,
                     tool_count=self._tools,
                     max_tokens=1024,
                 )
             )
             try:
-                with call:
-                    self._check(context, turned_away=attempt <= overloaded)
-                    self._answer(context, answer)
+                self._answer(call, context, answer, busy=attempt <= overloaded)
             except OverloadedError as error:
                 self._bus.publish(
                     LlmRetried(
                         llm_call_id=call.event.llm_call_id,
                         attempt=attempt + 1,
-                        delay_ms=10,
+                        delay_ms=round(_PATIENCE * 1000),
                         cause=type(error).__name__,
                     )
                 )
-                time.sleep(0.01)
+                time.sleep(_PATIENCE)
             else:
                 return
+
+    def _answer(
+        self, call: Operation[LlmStarted], context: str, answer: Answer, *, busy: bool
+    ) -> None:
+        began = time.monotonic()
+        asked = tokens_of(context)
+        with call:
+            if busy:
+                call.fail(status_code=529, retryable=True)
+                raise OverloadedError("the provider is overloaded")
+            if asked > MAX_CONTEXT:
+                call.fail(status_code=400, retryable=False)
+                raise ContextTooLongError(f"{asked} tokens do not fit into {MAX_CONTEXT}")
+            time.sleep(_PACE)
+            first = time.monotonic()
+            self._stream(Blocks(self._bus, call.event.llm_call_id), answer)
+            thought = tokens_of(answer.thinking) if answer.thinking else 0
+            said = thought + tokens_of(answer.text) + 12 * len(answer.tools)
+            cost = (asked * _INPUT_PRICE + said * _OUTPUT_PRICE) / 1_000_000
+            self._usage.input_tokens += asked
+            self._usage.output_tokens += said
+            self._usage.reasoning_tokens += thought
+            self._usage.cost_usd += cost
+            call.complete(
+                response_model=MODEL,
+                input_tokens=asked,
+                output_tokens=said,
+                reasoning_tokens=thought,
+                cost_usd=cost,
+                finish_reasons=("tool_use",) if answer.tools else ("end_turn",),
+                ttft_ms=round((first - began) * 1000),
+            )
+
+    def _stream(self, blocks: Blocks, answer: Answer) -> None:
+        for piece in _pieces(answer.thinking):
+            blocks.add("thinking", piece)
+        # Some providers tell where a block stops, others only begin the next one.
+        blocks.stop()
+        for piece in _pieces(answer.text):
+            blocks.add("text", piece)
+        for tool in answer.tools:
+            blocks.add("tool_call", tool)
+        blocks.stop()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """
+    Yield *text* a few words at a time.
+    """
+    words = text.split(" ")
+    for start in range(0, len(words), 6):
+        time.sleep(_PACE)
+        yield (" " if start else "") + " ".join(words[start : start + 6])

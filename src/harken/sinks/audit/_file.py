@@ -242,14 +242,14 @@ class LogFile:
         if found.st_ino != self._inode or found.st_dev != self._device:
             self._follow(patience)
             return
-        now = time.monotonic_ns()
-        if found.st_size != self._size or (
-            now - self._looked_ns > _TRUSTED_NS and not self._ends_as_known()
-        ):
+        if found.st_size != self._size or not self._trusted():
             self._look(found.st_size)
-        self._looked_ns = now
 
-    def _ends_as_known(self) -> bool:
+    def _trusted(self) -> bool:
+        now = time.monotonic_ns()
+        before, self._looked_ns = self._looked_ns, now
+        if now - before < _TRUSTED_NS:
+            return True
         seal = f',"hash":"{self.head}"}}\n'.encode()
         return os.pread(self._fd, len(seal), max(0, self._size - len(seal))) == seal
 
@@ -402,19 +402,21 @@ class LogFile:
         # Only a step back of the clock, with no way to begin a new file, gets here later.
         now_ns = max(now_ns, latest_ns - SLACK_NS)
         writer = self._writer
+        name, n = writer.id, writer.n
         lines: list[bytes] = []
-        for i, draft in enumerate(drafts, 1):
-            stamp_ns = timestamp_ns(draft.time_ns, now_ns=now_ns, latest_ns=latest_ns)
-            line, head = draft.line(
-                timestamp_ns=stamp_ns, seq=seq + i, writer=writer.id, n=writer.n + i, prev=head
-            )
-            latest_ns = max(latest_ns, stamp_ns)
+        for draft in drafts:
+            seq += 1
+            n += 1
+            stamp_ns = timestamp_ns(draft.time_ns, now_ns, latest_ns)
+            line, head = draft.line(stamp_ns, seq, name, n, head)
+            if stamp_ns > latest_ns:
+                latest_ns = stamp_ns
             lines.append(line)
         data = lines[0] if len(lines) == 1 else b"".join(lines)
         size, self._size = self._size, _UNKNOWN
         # Counted before they are written: what interrupts the next call may not let us know
         # whether it was done, and a number used twice would be worse than a gap.
-        writer.n += len(lines)
+        writer.n = n
         done = 0
         error: OSError | None = None
         try:
@@ -429,7 +431,8 @@ class LogFile:
             del lines[kept:]
             writer.n += kept
             head = lines[-1][-67:-3].decode()
-        self.seq += len(lines)
+            seq = self.seq + kept
+        self.seq = seq
         self.head = head
         self.written_bytes += done
         self._latest_ns = latest_ns
@@ -521,11 +524,7 @@ class LogFile:
             now = self._clock()
             opening = self._opening("rotate", prev_file=os.path.basename(archive))
             line, head = opening.line(
-                timestamp_ns=now,
-                seq=self.seq + 1,
-                writer=self._writer.id,
-                n=self._writer.n + 1,
-                prev=self.head,
+                now, self.seq + 1, self._writer.id, self._writer.n + 1, self.head
             )
             if os.write(fd, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -53,13 +53,7 @@ class Spill:
         return done, None
 
     def _append(self, fd: int, draft: Draft, n: int) -> None:
-        line, head = draft.line(
-            timestamp_ns=draft.time_ns,
-            seq=self._seq + 1,
-            writer=self._writer.id,
-            n=n,
-            prev=self.head,
-        )
+        line, head = draft.line(draft.time_ns, self._seq + 1, self._writer.id, n, self.head)
         size = os.fstat(fd).st_size
         done = 0
         try:

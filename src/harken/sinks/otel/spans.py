@@ -59,7 +59,7 @@ _OF_THE_EVENT = frozenset(("@duration_ms", "@id", "@outcome", "@started_event_id
 """The sources that are not."""
 
 # An error's class or a protocol's code; anything else may be a text that never comes again.
-_ERROR_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,127}")
+_ERROR_TYPE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,127}")
 
 
 class SpanEvent(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ Feeding: from an envelope to the cells that it changes, found once and remembere
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from harken import Envelope, Event
 from harken.sinks.prometheus._series import (
@@ -14,6 +14,7 @@ from harken.sinks.prometheus._series import (
     Cell,
     Family,
     Later,
+    Settable,
     Trace,
     refusal,
     word,
@@ -232,7 +233,7 @@ def act_of(
         def set_to(cell: Cell, envelope: Envelope[Event]) -> None:
             value = unusual(read(envelope))
             if value is not None:
-                cell.set(value / per)
+                cast("Settable", cell).set(value / per)
 
         return set_to
 

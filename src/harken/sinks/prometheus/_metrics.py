@@ -179,6 +179,8 @@ class Metrics:
             running = Running()
             self._running.append(running)
             for feed in one.feeds:
+                if feed.does in {"set", "open", "close"} and one.kind != "gauge":
+                    raise SettingsError(f"{family.name}: only a gauge can {feed.does}")
                 act = act_of(
                     feed,
                     family.name,
@@ -214,7 +216,7 @@ class Metrics:
         self._overflowed.cell((name,)).add(1.0, None)
 
     def _begin(self) -> None:
-        self._build.cell((_version(),)).set(1.0)
+        self._build.gauge((_version(),)).set(1.0)
 
     def write(self, batch: Iterable[Envelope[Event]]) -> None:
         """
@@ -238,7 +240,7 @@ class Metrics:
         """
         self._readings.add(bus)
 
-    def read_buses(self, wait: float = READING_TIMEOUT) -> None:
+    def read_buses(self, wait: float | None = None) -> None:
         """
         Bring the buses' own metrics up to date.
 
@@ -246,7 +248,7 @@ class Metrics:
             wait: Seconds to wait for another thread that does the same.
         """
         # The buses' locks and ours are never held together, so that no order between them matters.
-        if not self._reading.acquire(timeout=wait):
+        if not self._reading.acquire(timeout=READING_TIMEOUT if wait is None else wait):
             return
         try:
             grown, current = self._readings.take()
@@ -260,9 +262,9 @@ class Metrics:
                 family = self._families[name]
                 family.keep(values)
                 for labels, value in values.items():
-                    family.cell(labels).set(value)
-            for (name,), cell in self._series.cells.items():
-                cell.set(len(self._families[name].cells))
+                    family.gauge(labels).set(value)
+            for labels in self._series.cells:
+                self._series.gauge(labels).set(len(self._families[labels[0]].cells))
 
     def share(self) -> None:
         """
@@ -322,13 +324,18 @@ class Metrics:
             plan.begin()
         self._begin()
 
+    def disown(self) -> None:
+        """
+        Take what the buses have counted so far for their parent's; in a forked child, once the
+        buses have begun anew.
+        """
+        self.after_fork()
+        self._readings.take()
+
     def hold(self) -> None:
         """
         Keep every other thread out until `release()`.
-
-        What the buses counted up to here is this process's, not its child's.
         """
-        self.read_buses(wait=0.0)
         self._lock.acquire()
 
     def release(self) -> None:
@@ -427,7 +434,7 @@ def _hold_during_fork(metrics: Metrics) -> None:
     os.register_at_fork(
         before=call(Metrics.hold),
         after_in_parent=call(Metrics.release),
-        after_in_child=call(Metrics.after_fork),
+        after_in_child=call(Metrics.disown),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import product
 from numbers import Real
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast
 
 import prometheus_client
 from prometheus_client.metrics_core import Metric
@@ -54,16 +54,22 @@ class Cell(Protocol):
         Add to a counter or a gauge; observe in a histogram.
         """
 
-    def set(self, value: float, /) -> None:
-        """
-        Replace the number; only for gauges.
-        """
-
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         """
         Return what is exposed; nothing when the number lives elsewhere.
         """
         ...
+
+
+class Settable(Cell, Protocol):
+    """
+    One series of a gauge.
+    """
+
+    def set(self, value: float, /) -> None:
+        """
+        Replace the number.
+        """
 
 
 class CounterCell:
@@ -81,9 +87,6 @@ class CounterCell:
         self.value += amount
         if trace is not None:
             self.trace = (trace, amount, time.time())
-
-    def set(self, value: float, /) -> None:
-        raise TypeError("a counter cannot be set")
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         exemplar = None if self.trace is None else Exemplar(*self.trace)
@@ -161,9 +164,6 @@ class HistogramCell:
         if trace is not None:
             self.traces[bucket] = (trace, amount, time.time())
 
-    def set(self, value: float, /) -> None:
-        raise TypeError("a histogram cannot be set")
-
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         total = 0
         for bucket, bound in enumerate(self._shown):
@@ -181,29 +181,30 @@ class SharedCell:
 
     Args:
         add: What takes a number to add or observe.
-
-        set: What takes a number that replaces it.
     """
 
-    __slots__ = ("_add", "_set")
-
-    def __init__(
-        self, add: Callable[[float], None], set: Callable[[float], None] | None = None
-    ) -> None:
+    def __init__(self, add: Callable[[float], None]) -> None:
         self._add = add
-        self._set = set
 
     def add(self, amount: float, trace: Trace | None, /) -> None:
         # Exemplars do not go through files.
         self._add(amount)
 
-    def set(self, value: float, /) -> None:
-        if self._set is None:
-            raise TypeError("only a gauge can be set")
-        self._set(value)
-
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         return ()
+
+
+class SharedGaugeCell(SharedCell):
+    """
+    The same for a gauge.
+
+    Args:
+        set: What takes a number that replaces the one before.
+    """
+
+    def __init__(self, add: Callable[[float], None], set: Callable[[float], None]) -> None:
+        super().__init__(add)
+        self.set = set
 
 
 class Later:
@@ -214,23 +215,25 @@ class Later:
         overflowed: Called with the metric's name for each number that goes to ``__other__``.
     """
 
-    add: Callable[[float, Trace | None], None]
-    set: Callable[[float], None]
-
     def __init__(self, family: Family, labels: Labels, overflowed: Callable[[str], None]) -> None:
         self._family = family
         self._labels = labels
         self._overflowed = overflowed
-        self.add = lambda amount, trace: self._cell().add(amount, trace)
-        self.set = lambda value: self._cell().set(value)
+        self.add = self._add
+
+    def set(self, value: float, /) -> None:
+        cast("Settable", self._cell()).set(value)
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
-        return ()
+        return self._cell().samples(name, labels)
+
+    def _add(self, amount: float, trace: Trace | None, /) -> None:
+        self._cell().add(amount, trace)
 
     def _cell(self) -> Cell:
         cell = self._family.cell(self._labels)
         if self._family.cells.get(self._labels) is cell:
-            self.add, self.set = cell.add, cell.set
+            self.add = cell.add
         else:
             self._overflowed(self._family.name)
         return cell
@@ -268,6 +271,8 @@ class Family:
         shared: bool = False,
     ) -> None:
         _check_names(name, kind, labels)
+        if kind == "histogram" and (not buckets or list(buckets) != sorted({*buckets})):
+            raise SettingsError(f"{name}: the buckets of a histogram must be numbers that ascend")
         self.name = name
         self.kind = kind
         self.help = help
@@ -291,8 +296,7 @@ class Family:
         """
         if self._neutral:
             # A forked child finds zeros in its own file for all that is shared.
-            for cell in self.cells.values():
-                cell.set(self._neutral)
+            self.keep(())
         self.cells.clear()
         if self._begins_at_zero:
             for labels in product(*self._known):
@@ -319,6 +323,12 @@ class Family:
                 self.cells[sibling] = self._new(sibling)
         return self.cells[labels]
 
+    def gauge(self, labels: Labels) -> Settable:
+        """
+        Return the cell of *labels* of a gauge.
+        """
+        return cast("Settable", self.cell(labels))
+
     def _siblings(self, labels: Labels) -> Sequence[Labels]:
         choices = (
             known if word in known else (word,)
@@ -334,7 +344,7 @@ class Family:
         """
         for labels in self.cells.keys() - set(wanted):
             cell = self.cells[labels]
-            if isinstance(cell, SharedCell):
+            if isinstance(cell, SharedGaugeCell):
                 cell.set(self._neutral)
             else:
                 del self.cells[labels]
@@ -406,9 +416,9 @@ def _shared_cells(
     if slots:
         return lambda labels: SharedCell(_slots(gauge, labels))
 
-    def new(labels: Labels) -> SharedCell:
+    def new(labels: Labels) -> SharedGaugeCell:
         child = gauge.labels(*labels) if names else gauge
-        return SharedCell(child.inc, child.set)
+        return SharedGaugeCell(child.inc, child.set)
 
     return new
 

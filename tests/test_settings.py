@@ -1,0 +1,529 @@
+"""
+Settings and `configure()`: where they come from, what they build, and what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harken
+from harken import Bus, Settings
+from harken.catalog import LlmChunk, LlmCompleted, PrCreated, RunStarted, TextEmitted, ToolStarted
+from harken.errors import (
+    AuditPathError,
+    HarkenError,
+    MetricsServerError,
+    SettingsError,
+    UnknownEventError,
+)
+from harken.testing import Captured
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+class TestSources:
+    def test_defaults(self) -> None:
+        """
+        Without anything said there are audit log, metrics and logs, and no traces.
+        """
+        settings = Settings.load(environ={})
+
+        assert ("harken", "off", True, True, True) == (
+            settings.service_name,
+            settings.traces,
+            settings.audit,
+            settings.metrics,
+            settings.log,
+        )
+
+    def test_keywords_win_over_environment_over_file(self, tmp_path: Path) -> None:
+        """
+        The nearer source wins, setting by setting.
+        """
+        config = tmp_path / "harken.toml"
+        config.write_text('log_format = "text"\nlog_level = "error"\nservice_name = "filed"\n')
+        settings = Settings.load(
+            environ={
+                "HARKEN_CONFIG": str(config),
+                "HARKEN_LOG_LEVEL": "debug",
+                "HARKEN_SERVICE_NAME": "exported",
+            },
+            service_name="said",
+        )
+
+        assert ("text", "debug", "said") == (
+            settings.log_format,
+            settings.log_level,
+            settings.service_name,
+        )
+
+    def test_environment(self) -> None:
+        """
+        Every kind of value can be written into a variable.
+        """
+        settings = Settings.load(
+            environ={
+                "HARKEN_AUDIT": "off",
+                "HARKEN_METRICS": "no",
+                "HARKEN_LOG_APPLICATION": "TRUE",
+                "HARKEN_METRICS_PROMETHEUS_PORT": "9464",
+                "HARKEN_TRACE_SAMPLE_RATIO": "0.25",
+                "HARKEN_CAPTURE_CONTENT": "arguments, result",
+                "HARKEN_AUDIT_TYPES": "llm.completed=on,tool.*=off",
+                "HARKEN_LOG_LEVELS": "llm.chunk=debug",
+                "HARKEN_AUDIT_JSONL_PATH": "",
+                "OTEL_SERVICE_NAME": "billing",
+            }
+        )
+
+        assert (False, False, True, 9464, 0.25) == (
+            settings.audit,
+            settings.metrics,
+            settings.log_application,
+            settings.metrics_prometheus_port,
+            settings.trace_sample_ratio,
+        )
+        assert ("arguments", "result") == settings.capture_content
+        assert {"llm.completed": True, "tool.*": False} == settings.audit_types
+        assert {"llm.chunk": "debug"} == settings.log_levels
+        assert ("billing", None) == (settings.service_name, settings.audit_jsonl_path)
+        assert () == Settings.load(environ={"HARKEN_CAPTURE_CONTENT": "none"}).capture_content
+
+    @pytest.mark.parametrize(
+        ("environ", "traces"),
+        [
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, "otlp"),
+            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, "otlp"),
+            ({"HARKEN_TRACES": "console"}, "console"),
+            ({"HARKEN_TRACES": "console", "OTEL_SDK_DISABLED": "true"}, "off"),
+            (
+                {"HARKEN_TRACES": "off", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"},
+                "off",
+            ),
+        ],
+    )
+    def test_traces(self, environ: dict[str, str], traces: str) -> None:
+        """
+        Traces are on when an endpoint is known, unless something else is said.
+        """
+        assert traces == Settings.load(environ=environ).traces
+
+    @pytest.mark.parametrize(
+        ("environ", "given", "message"),
+        [
+            ({}, {"audit_path": "x"}, "keyword argument: there is no setting 'audit_path'; did"),
+            ({}, {"zzz": 1}, "there is no setting 'zzz'; settings are audit, audit_jsonl_path"),
+            ({}, {"metrics_prometheus_port": "9464"}, "keyword argument: Expected `int | null`"),
+            ({"HARKEN_LOG_FORMAT": "xml"}, {}, "HARKEN_LOG_FORMAT: Invalid enum value 'xml'"),
+            ({"HARKEN_METRICS_PROMETHEUS_PORT": "http"}, {}, "HARKEN_METRICS_PROMETHEUS_PORT: "),
+            ({"HARKEN_METRICS_PROMETHEUS_PORT": "70000"}, {}, "70000 is no port; use 0 to 65535"),
+            ({"HARKEN_TRACE_SAMPLE_RATIO": "2"}, {}, "2.0 is not between 0 and 1"),
+            ({"HARKEN_AUDIT_MAX_BYTES": "0"}, {}, "audit_max_bytes=0 must be positive"),
+            ({"HARKEN_TRACES": "jaeger"}, {}, "'jaeger' is unknown; use off, console, file:PATH"),
+            ({"HARKEN_TRACES": "file:"}, {}, "names no file"),
+            ({"HARKEN_CAPTURE_CONTENT": "pictures"}, {}, "HARKEN_CAPTURE_CONTENT: Invalid enum"),
+            ({"HARKEN_CONFIG": "/nowhere/harken.toml"}, {}, "HARKEN_CONFIG=/nowhere/harken.toml: "),
+        ],
+    )
+    def test_malformed(
+        self, environ: dict[str, str], given: dict[str, Any], message: str
+    ) -> None:
+        """
+        A malformed setting is named with where it came from, and what would be right.
+        """
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(environ=environ, **given)
+        assert message in str(caught.value)
+
+    def test_malformed_file(self, tmp_path: Path) -> None:
+        """
+        A file that is no TOML, or has an unknown setting, is named.
+        """
+        config = tmp_path / "harken.toml"
+        config.write_text("log_format = ")
+        with pytest.raises(SettingsError, match=r"harken\.toml: .*; name a readable TOML file"):
+            Settings.load(environ={"HARKEN_CONFIG": str(config)})
+        config.write_text('log_fromat = "text"')
+        with pytest.raises(SettingsError, match=r"harken\.toml: .*'log_fromat'; did you mean log_f"):
+            Settings.load(environ={"HARKEN_CONFIG": str(config)})
+
+    def test_unknown_variable(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        A misspelt variable is a warning with the likely name; harken's other ones are not.
+        """
+        Settings.load(
+            environ={"HARKEN_AUDIT_JSON_PATH": "x", "HARKEN_ACTOR": "user:a", "HARKEN_QQ": "1"}
+        )
+
+        assert [
+            "the environment variable HARKEN_AUDIT_JSON_PATH is no setting of harken; "
+            "did you mean HARKEN_AUDIT_JSONL_PATH?",
+            "the environment variable HARKEN_QQ is no setting of harken",
+        ] == [record.getMessage() for record in caplog.records]
+
+
+class TestAuditPath:
+    def test_default(self, tmp_path: Path) -> None:
+        """
+        The audit log is in the data folder of the service.
+        """
+        settings = Settings.load(environ={}, service_name="../bill/ing")
+
+        assert tmp_path / "_bill_ing" / "audit.jsonl" == settings.audit_path(
+            {"XDG_DATA_HOME": str(tmp_path)}
+        )
+
+    def test_home(self) -> None:
+        """
+        Without a data folder it is in the home folder, also when the variable is no full path.
+        """
+        expected = Path.home() / ".local/share/harken/audit.jsonl"
+
+        assert expected == Settings.load(environ={}).audit_path({"XDG_DATA_HOME": "data"})
+
+    def test_no_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Without a home folder the path has to be said.
+        """
+
+        def nowhere() -> Path:
+            raise RuntimeError
+
+        monkeypatch.setattr(Path, "home", nowhere)
+
+        with pytest.raises(SettingsError, match="set HARKEN_AUDIT_JSONL_PATH"):
+            Settings.load(environ={}).audit_path({})
+
+    def test_modes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The default folder and file are readable by their owner only.
+        """
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+        harken.configure(log=False, metrics=False, service_name="svc").close()
+
+        folder = tmp_path / "svc"
+        assert (0o700, 0o600) == (
+            stat.S_IMODE(folder.stat().st_mode),
+            stat.S_IMODE((folder / "audit.jsonl").stat().st_mode),
+        )
+
+
+class TestConfigure:
+    def options(self, folder: Path, **changes: Any) -> dict[str, Any]:
+        return {
+            "audit_jsonl_path": folder / "audit.jsonl",
+            "metrics_file_path": folder / "metrics.prom",
+            "log_path": folder / "events.log",
+            "traces": f"file:{folder / 'spans.jsonl'}",
+        } | changes
+
+    @pytest.mark.parametrize("audit", [True, False])
+    @pytest.mark.parametrize("tracing", [True, False])
+    def test_audit_and_tracing_are_independent(
+        self, tmp_path: Path, audit: bool, tracing: bool
+    ) -> None:
+        """
+        All four combinations of audit and tracing work, with one trace id over two phases.
+        """
+        header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        options = self.options(tmp_path, audit=audit)
+        if not tracing:
+            options["traces"] = "off"
+        bus = harken.configure(**options)
+        for phase in ("analysis", "execution"):
+            with (
+                harken.scope(traceparent=header, phase=phase),
+                bus.operation(RunStarted()),
+                bus.operation(ToolStarted(tool_name="search")),
+            ):
+                pass
+        bus.close()
+
+        expected = ["events.log", "metrics.prom"]
+        if audit:
+            expected.append("audit.jsonl")
+            records = [r for r in lines(tmp_path / "audit.jsonl") if r["trace_id"]]
+            assert {header[3:35]} == {record["trace_id"] for record in records}
+            assert ["analysis"] * 4 + ["execution"] * 4 == [r["phase"] for r in records]
+        if tracing:
+            expected.append("spans.jsonl")
+            spans = lines(tmp_path / "spans.jsonl")
+            assert ({header[3:35]}, 4) == ({span["trace_id"] for span in spans}, len(spans))
+        assert sorted(expected) == files(tmp_path)
+
+    def test_one_call_in_four_outputs(self, tmp_path: Path) -> None:
+        """
+        The audit log, the log, the span and an exemplar name one tool call by the same ids.
+        """
+        bus = harken.configure(**self.options(tmp_path, metrics_prometheus_port=0))
+        with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="search")):
+            pass
+        bus.flush()
+        (instrumenter,) = (
+            item.sink for item in bus.subscriptions if item.name == "PrometheusInstrumenter"
+        )
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{instrumenter.port}/metrics",  # type: ignore[union-attr]
+            headers={"Accept": "application/openmetrics-text; version=1.0.0"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            metrics = answer.read().decode()
+        bus.close()
+
+        (record,) = (
+            r for r in lines(tmp_path / "audit.jsonl") if r["event_type"] == "tool.completed"
+        )
+        (line,) = (
+            r for r in lines(tmp_path / "events.log") if r["event_name"] == "tool.completed"
+        )
+        (span,) = (
+            s for s in lines(tmp_path / "spans.jsonl") if s["name"] == "execute_tool search"
+        )
+        ids = (record["trace_id"], record["span_id"])
+        assert ids == (line["trace_id"], line["span_id"]) == (span["trace_id"], span["span_id"])
+        exemplar = f'# {{span_id="{ids[1]}",trace_id="{ids[0]}"}}'
+        assert any(
+            exemplar in row and row.startswith("infra_agent_tool_call_duration_seconds_bucket")
+            for row in metrics.splitlines()
+        )
+
+    def test_again_closes_what_was_attached(self, tmp_path: Path) -> None:
+        """
+        Configuring the same bus again replaces harken's own sinks and leaves the others.
+        """
+        first, second = tmp_path / "first", tmp_path / "second"
+        first.mkdir()
+        second.mkdir()
+        bus = Bus()
+        mine = Captured()
+        bus.attach(mine)
+        harken.configure(bus, **self.options(first))
+        bus.publish(PrCreated(url="one"))
+        harken.configure(bus, **self.options(second))
+        bus.publish(PrCreated(url="two"))
+        bus.close()
+
+        def urls(folder: Path) -> list[str]:
+            records = lines(folder / "audit.jsonl")
+            return [r["metadata"]["url"] for r in records if r["event_type"] == "pr.created"]
+
+        assert (["one"], ["two"]) == (urls(first), urls(second))
+        assert "audit.close" == lines(first / "audit.jsonl")[-1]["event_type"]
+        assert ["one", "two"] == [event.url for event in mine.of(PrCreated)]
+
+    def test_content_and_audit_types(self, tmp_path: Path) -> None:
+        """
+        What is captured and what is audited is up to the settings.
+        """
+        bus = harken.configure(
+            **self.options(
+                tmp_path,
+                capture_content=["text"],
+                audit_types={"llm.completed": True, "pr.*": False},
+            )
+        )
+        bus.publish(TextEmitted(block_index=0, text="hello"))
+        bus.publish(LlmCompleted(llm_call_id="c", model="m"))
+        bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        records = [r for r in lines(tmp_path / "audit.jsonl") if r["trace_id"]]
+        assert {"text.emitted", "llm.completed"} == {r["event_type"] for r in records}
+        assert ["hello"] == [r["metadata"]["text"] for r in records if "text" in r["metadata"]]
+        assert "hello" not in (tmp_path / "events.log").read_text()
+
+    def test_content_in_log_and_traces(self, tmp_path: Path) -> None:
+        """
+        Logs and spans carry captured content only when they are told to.
+        """
+        bus = harken.configure(**self.options(tmp_path, log_content=True, trace_content=True))
+        with bus.operation(ToolStarted(tool_name="a", arguments={"q": "needle"})):
+            pass
+        bus.close()
+
+        assert "needle" in (tmp_path / "events.log").read_text()
+        assert "needle" in (tmp_path / "spans.jsonl").read_text()
+
+    def test_transient_events_on_request(self, tmp_path: Path) -> None:
+        """
+        Deltas are logged only when a level is given for them by name.
+        """
+        bus = harken.configure(**self.options(tmp_path))
+        bus.publish(LlmChunk(llm_call_id="c", index=0))
+        harken.configure(
+            bus, **self.options(tmp_path, log_levels={"llm.chunk": "debug", "tool.*": "off"})
+        )
+        bus.publish(LlmChunk(llm_call_id="c", index=1))
+        with bus.operation(ToolStarted(tool_name="a")):
+            pass
+        bus.close()
+
+        assert [("llm.chunk", "debug")] == [
+            (line["event_name"], line["level"]) for line in lines(tmp_path / "events.log")
+        ]
+
+    def test_sampling(self, tmp_path: Path) -> None:
+        """
+        A ratio of zero keeps no span and every record.
+        """
+        bus = harken.configure(**self.options(tmp_path, trace_sample_ratio=0.0))
+        with bus.operation(ToolStarted(tool_name="a")):
+            pass
+        bus.close()
+
+        assert [] == (lines(tmp_path / "spans.jsonl") if (tmp_path / "spans.jsonl").exists() else [])
+        assert 4 == len(lines(tmp_path / "audit.jsonl"))
+
+    def test_log_application(self, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        """
+        On request the application's own logging is JSON, too.
+        """
+        code = textwrap.dedent("""
+            import logging, harken
+            harken.configure(audit=False, metrics=False, log=False, log_application=True)
+            with harken.scope(run_id="r-1"):
+                logging.getLogger("app").warning("disk at %d %%", 91)
+        """)
+        done = run_python(code)
+
+        line = json.loads((done.stderr or done.stdout).splitlines()[-1])
+        assert ("disk at 91 %", "warning", "r-1") == (line["message"], line["level"], line["run_id"])
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"audit_jsonl_path": "{folder}"}, AuditPathError, "{folder}"),
+            ({"log_levels": {"llm.chnuk": "info"}}, UnknownEventError, "did you mean llm.chunk"),
+            ({"log_format": "xml"}, SettingsError, "log_format"),
+        ],
+    )
+    def test_nothing_is_half_done(
+        self, tmp_path: Path, changes: dict[str, Any], error: type[HarkenError], message: str
+    ) -> None:
+        """
+        What cannot be built is one error, and nothing is attached.
+        """
+        bus = Bus()
+        changes = {
+            name: value.format(folder=tmp_path) if isinstance(value, str) else value
+            for name, value in changes.items()
+        }
+
+        with pytest.raises(error) as caught:
+            harken.configure(bus, **self.options(tmp_path, **changes))
+        assert message.format(folder=tmp_path) in str(caught.value)
+        assert {} == dict(bus.health())
+
+    def test_port_in_use(self, tmp_path: Path) -> None:
+        """
+        A port that is taken is named, and the audit log that was opened is closed again.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(MetricsServerError, match=str(port)):
+                harken.configure(**self.options(tmp_path, metrics_prometheus_port=port))
+
+        assert ["audit.open", "audit.close"] == [
+            record["event_type"] for record in lines(tmp_path / "audit.jsonl")
+        ]
+
+    def test_otlp_without_the_extra(
+        self, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        """
+        Traces to a collector need an extra, and the error names it.
+        """
+        code = textwrap.dedent("""
+            import sys
+            sys.modules["opentelemetry.exporter.otlp.proto.http.trace_exporter"] = None
+            sys.modules["opentelemetry.exporter.otlp.proto.grpc.trace_exporter"] = None
+            import harken
+            try:
+                harken.configure(audit=False, metrics=False, log=False, traces="otlp")
+            except harken.HarkenError as error:
+                print(type(error).__name__, error)
+        """)
+        done = run_python(code)
+
+        assert done.stdout.startswith("TraceExporterError")
+        assert "harken[otlp]" in done.stdout
+
+
+class TestSigterm:
+    CODE = textwrap.dedent("""
+        import os, signal, sys, time, harken
+        from harken.catalog import RunStarted, ToolStarted
+        bus = harken.configure(
+            audit_jsonl_path=sys.argv[1], metrics=False, log=False, close_on_sigterm=True
+        )
+        with bus.operation(RunStarted()):
+            bus.operation(ToolStarted(tool_name="slow")).start()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    """)
+
+    def test_nothing_is_lost(
+        self, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        """
+        SIGTERM ends the process as an exit does: every operation has its end.
+        """
+        path = tmp_path / "audit.jsonl"
+        run_python(self.CODE, str(path), returncode=128 + signal.SIGTERM)
+
+        ended = [(r["event_type"], r["outcome"]) for r in lines(path) if "started_event_id" in r]
+        assert [("run.cancelled", "cancelled"), ("tool.failed", "cancelled")] == ended or [
+            ("run.cancelled", "cancelled"),
+            ("tool.failed", "orphaned"),
+        ] == ended
+        assert "audit.close" == lines(path)[-1]["event_type"]
+
+    def test_somebody_elses_handler_stays(
+        self, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        """
+        A handler that is there already is not replaced.
+        """
+        code = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + self.CODE
+        run_python("import sys\n" + code, str(tmp_path / "audit.jsonl"), returncode=7)
+
+    def test_other_threads_cannot(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Only the main thread sets signal handlers; elsewhere it is said that there is none.
+        """
+        import threading
+
+        def configure() -> None:
+            harken.configure(audit=False, metrics=False, log=False, close_on_sigterm=True)
+
+        with caplog.at_level(logging.WARNING):
+            thread = threading.Thread(target=configure)
+            thread.start()
+            thread.join()
+
+        assert "close_on_sigterm has no effect outside of the main thread" in caplog.text
+        assert signal.SIG_DFL == signal.getsignal(signal.SIGTERM)
+
+
+assert os.name == "posix"
+assert sys.version_info >= (3, 11)
