@@ -60,7 +60,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii as ascii_json
@@ -135,7 +135,9 @@ MEMBERS = (*ALWAYS, *OPTIONAL, *CHAIN)
 CONTROL_TYPES = ("audit.open", "audit.close", "audit.recover", "audit.lost", "audit.checkpoint")
 """The event types of control records; no event has one of these."""
 
-Problem = Literal["torn", "too_long", "foreign", "altered", "malformed", "duplicate", "chain", "seq"]
+Problem = Literal[
+    "torn", "too_long", "foreign", "altered", "malformed", "duplicate", "chain", "seq"
+]
 """
 What is wrong with a line.
 
@@ -148,7 +150,7 @@ member twice, ``chain`` does not follow the line before, ``seq`` has the wrong n
 # writer, n, prev and hash, with room to spare.
 _FRAME = 512
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _START = re.compile(
     rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","seq":(\d{1,18}),"v":1,'

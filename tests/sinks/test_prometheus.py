@@ -16,6 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from enum import Enum
+from importlib.metadata import PackageNotFoundError
 from fractions import Fraction
 from pathlib import Path
 
@@ -91,6 +93,14 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 DEPLOYED = "test.deployed"
+
+
+class Color(str, Enum):
+    """
+    Words that are not shown as they are written.
+    """
+
+    red = "red"
 
 
 class Deployed(Event, name="test.deployed", outcome="success"):
@@ -283,6 +293,7 @@ class TestTable:
             (counter("a", "", {}, opens("x.y")), "infra_agent_a: only a gauge can open"),
             (histogram("a", "", {}, ()), "infra_agent_a: the buckets of a histogram must be"),
             (histogram("a", "", {}, (2.0, 1.0)), "infra_agent_a: the buckets of a histogram must"),
+            (histogram("a", "", {}, (1.0, math.inf)), "infra_agent_a: the buckets of a histogram"),
         ],
     )
     def test_rows_are_checked(self, instrument: Instrument, message: str) -> None:
@@ -853,6 +864,7 @@ class TestLabels:
             (7, "7"),
             ({"a": 1}, "__other__"),
             (["a"], "__other__"),
+            (Color.red, "red"),
         ],
     )
     def test_shown(
@@ -1254,6 +1266,18 @@ class TestBus:
 
         assert (["version"], 1.0) == (list(sample.labels), sample.value)
 
+    def test_version_of_a_source_tree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where harken is used without being installed, its version is not known.
+        """
+
+        def version(name: str) -> str:
+            raise PackageNotFoundError(name)
+
+        monkeypatch.setattr("harken.sinks.prometheus._metrics.version", version)
+
+        assert 1.0 == value(PrometheusInstrumenter(), "harken_build_info", version="unknown")
+
     def test_scrape_does_without_a_busy_bus(
         self, bus: Bus, metrics: PrometheusInstrumenter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1627,9 +1651,32 @@ class TestFile:
         metrics.close()
         assert 1 == len(caplog.records)
 
-    def test_flush_does_not_wait_for_ever(self, tmp_path: Path) -> None:
+    def test_broken_collector(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """
-        When a writing takes longer than the time that is left, flush() says that it is not done.
+        Somebody else's collector that raises is logged once, and the file goes on when it is gone.
+        """
+
+        class Bad:
+            def collect(self) -> list[Metric]:
+                raise RuntimeError("somebody else's")
+
+        path = tmp_path / "a.prom"
+        bad = Bad()
+        registry = CollectorRegistry()
+        metrics = PrometheusInstrumenter(registry, file_path=path, file_interval=0.01)
+        registry.register(bad)
+        wait_until(lambda: len(caplog.records) > 0)
+        path.unlink()
+        registry.unregister(bad)
+
+        wait_until(path.exists)
+        metrics.close()
+        assert 1 == len(caplog.records)
+
+    def test_no_time_is_left(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        When a writing takes longer than the time that is left, flush() says that it is not done,
+        and close() logs that the last numbers are missing.
         """
         asked, answer = threading.Event(), threading.Event()
 
@@ -1649,11 +1696,14 @@ class TestFile:
         asked.wait(30)
 
         done = metrics.flush(0.01)
+        metrics.close(0.01)
 
         answer.set()
         first.join(30)
-        metrics.close()
         assert done is False
+        assert 1 == sum(
+            "the last metrics are not in" in record.message for record in caplog.records
+        )
 
     def test_nothing_to_flush(self, metrics: PrometheusInstrumenter) -> None:
         """

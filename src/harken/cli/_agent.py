@@ -1,82 +1,48 @@
 """
-The demo's agent: a small framework on a bus, and the story of a bookkeeper that it plays.
+The demo's agent: it takes tasks from a queue, and publishes everything it does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
-from hashlib import sha256
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import msgspec
 
 import harken
-from harken import JSON, Bus, Operation
+from harken import Bus, Operation
 from harken.catalog import (
-    AgentStarted,
-    ApprovalGranted,
-    ApprovalRequested,
-    BudgetWarning,
-    ContextAssembled,
-    CredentialIssued,
-    DecisionCreated,
-    ErrorRaised,
-    GuardEvaluated,
-    GuardViolated,
-    HumanInputReceived,
-    HumanInputRequested,
-    PhaseStarted,
-    PipelineCompleted,
-    PipelineTriggered,
-    PlanCreated,
-    PlanStepStarted,
-    PolicyEvaluated,
-    PrCreated,
-    RepoCloned,
     RunStarted,
     SessionStarted,
     TaskDequeued,
     TaskEnqueued,
-    ToolRetried,
     ToolStarted,
     TurnStarted,
-    ValidationStarted,
 )
-from harken.cli._books import BUG, REPAIR, lay_out
-from harken.cli._model import (
-    MAX_CONTEXT,
-    MODEL,
-    PROVIDER,
-    Answer,
-    Model,
-    ModelError,
-    Usage,
-    tokens_of,
-)
-from harken.cli._tools import PYTHON, Tools, digest_of, ruling_on
+from harken.cli._model import MODEL, PROVIDER, Answer, ContextTooLongError, Model, Usage
+from harken.cli._repair import PERSON, Repair, milliseconds_since, new_id
+from harken.cli._tools import AGENT, Tools
 
-ACTOR = "agent:bookkeeper"
-PERSON = "user:ana"
 QUEUE = "books"
-TOKEN_BUDGET = 1_500
 
-# Seconds that a person takes to answer, and that a program may take that never ends.
-_THINKING_TIME = 0.02
-_PATIENCE = 0.25
+STORIES = (
+    ("repair", "The October total is wrong. Find out why, repair it, and open a pull request."),
+    ("watch", "Watch the books for changes until you are told to stop."),
+    ("digest", "Sum up every booking since the firm was founded."),
+)
+"""What is in the queue, over and over: the first succeeds, the second is cancelled, the last fails."""
 
 
 class Task(msgspec.Struct, frozen=True):
     """
-    What waits in the queue: the words of a task, and the way it will go.
+    What waits in the queue.
+
+    Attributes:
+        kind: The story that will be played.
+
+        enqueued: When it was put there, on the clock of `time.monotonic()`.
     """
 
     id: str
@@ -87,7 +53,7 @@ class Task(msgspec.Struct, frozen=True):
 
 class Agent:
     """
-    Does what is in its queue, one run after the other, and publishes everything it does.
+    Plays one story after the other, in one session.
 
     Args:
         folder: Where it may work; empty at first.
@@ -99,56 +65,53 @@ class Agent:
         self._bus = bus
         self._folder = folder
         self._seed = seed
-        self._session_id = _new_id("session")
+        self._session_id = new_id("session")
         self._tools = Tools(bus, folder)
 
     def work(self, runs: int) -> None:
         """
-        Work through *runs* tasks in one session: one that succeeds, one that is cancelled while
-        three tools run, one that fails, and so on.
+        Play *runs* stories, and publish what happens.
         """
-        with self._scope():
+        with self._scope(AGENT):
             # Not around the runs: each of them is a trace of its own.
             session = self._bus.operation(
                 SessionStarted(agent_slug="bookkeeper", trigger_source="cli")
             ).start()
         try:
-            for task in self._queue(runs):
-                self._run(task)
+            tasks = [self._enqueue(number) for number in range(runs)]
+            for number, task in enumerate(tasks):
+                with self._scope(AGENT), harken.scope(phase="analysis"):
+                    self._bus.publish(
+                        TaskDequeued(
+                            task_id=task.id,
+                            queue=QUEUE,
+                            depth=runs - number - 1,
+                            wait_ms=milliseconds_since(task.enqueued),
+                        )
+                    )
+                    self._play(task, self._seed + number)
         except BaseException as error:
             session.end(error)
             raise
         session.complete(reason="completed", runs=runs)
         session.end()
 
-    def _scope(self, actor: str = ACTOR) -> harken.scope:
+    def _scope(self, actor: str) -> harken.scope:
         return harken.scope(session_id=self._session_id, actor=actor)
 
-    def _queue(self, runs: int) -> Iterator[Task]:
-        stories = (
-            ("repair", "The October total is wrong. Find out why, repair it, open a pull request."),
-            ("watch", "Watch the books for changes until you are told to stop."),
-            ("digest", "Sum up every booking since the firm was founded."),
-        )
-        waiting: deque[Task] = deque()
-        for number in range(runs):
-            kind, prompt = stories[number % len(stories)]
-            task = Task(_new_id("task"), kind, prompt, time.monotonic())
-            waiting.append(task)
-            with self._scope("service:scheduler"):
-                self._bus.publish(
-                    TaskEnqueued(task_id=task.id, queue=QUEUE, depth=len(waiting), priority="normal")
-                )
-        while waiting:
-            yield waiting.popleft()
-
-    def _run(self, task: Task) -> None:
-        usage = Usage()
-        with self._scope(), harken.scope(phase="analysis"):
+    def _enqueue(self, number: int) -> Task:
+        kind, prompt = STORIES[number % len(STORIES)]
+        task = Task(new_id("task"), kind, prompt, time.monotonic())
+        with self._scope("service:scheduler"):
             self._bus.publish(
-                TaskDequeued(task_id=task.id, queue=QUEUE, wait_ms=_ms_since(task.enqueued))
+                TaskEnqueued(task_id=task.id, queue=QUEUE, depth=number + 1, priority="normal")
             )
-            started = RunStarted(
+        return task
+
+    def _play(self, task: Task, seed: int) -> None:
+        usage = Usage()
+        run = self._bus.operation(
+            RunStarted(
                 phase="analysis",
                 provider=PROVIDER,
                 model=MODEL,
@@ -158,58 +121,68 @@ class Agent:
                 prompt=task.prompt,
                 tools=self._tools.names,
             )
-            run = self._bus.operation(started)
-            match task.kind:
-                case "repair":
-                    Repair(self._bus, self._folder, self._tools, usage, self._seed).perform(run)
-                case "watch":
-                    asyncio.run(self._watch(run, usage))
-                case _:
-                    with suppress(ModelError):
-                        self._digest(run, usage)
+        )
+        if task.kind == "repair":
+            story = Repair(
+                self._bus, self._folder, self._tools, usage, prompt=task.prompt, seed=seed
+            )
+            story.perform(run)
+        elif task.kind == "watch":
+            asyncio.run(self._watch(run, usage))
+        else:
+            with suppress(ContextTooLongError):
+                self._digest(run, usage)
 
     async def _watch(self, run: Operation[RunStarted], usage: Usage) -> None:
         """
-        Start watching, and be cancelled as soon as all three tools are at it.
+        Cancel the run as soon as all three of its tools are at work.
         """
-        watching = asyncio.Semaphore(0)
-        work = asyncio.create_task(self._watch_until_cancelled(run, usage, watching))
+        at_work = asyncio.Semaphore(0)
+        watch = asyncio.create_task(self._watch_all(run, usage, at_work))
         for _ in range(3):
-            await watching.acquire()
-        work.cancel()
+            await at_work.acquire()
+        watch.cancel()
         with suppress(asyncio.CancelledError):
-            await work
+            await watch
 
-    async def _watch_until_cancelled(
-        self, run: Operation[RunStarted], usage: Usage, watching: asyncio.Semaphore
+    async def _watch_all(
+        self, run: Operation[RunStarted], usage: Usage, at_work: asyncio.Semaphore
     ) -> None:
         async with run:
-            usage.iterations = usage.tool_calls = 3
-            run.cancel("the person who asked lost interest", cancelled_by=PERSON, **usage.fields())
+            usage.tool_calls = 3
+            run.cancel("the answer is known by now", cancelled_by=PERSON, **usage.fields())
             async with asyncio.TaskGroup() as group:
-                for path in ("data", "billing", "notes"):
-                    group.create_task(self._watch_folder(path, watching))
+                for name in ("billing", "data", "notes"):
+                    group.create_task(self._watch_folder(name, at_work))
 
-    async def _watch_folder(self, path: str, watching: asyncio.Semaphore) -> None:
-        arguments: dict[str, JSON] = {"path": path}
-        async with self._bus.operation(
-            ToolStarted(tool_name="watch", arguments=arguments, effect="read")
-        ):
-            before = _changes(self._folder / path)
-            watching.release()
-            while _changes(self._folder / path) == before:
+    async def _watch_folder(self, name: str, at_work: asyncio.Semaphore) -> None:
+        started = ToolStarted(
+            tool_call_id=new_id("call"),
+            tool_name="watch_folder",
+            arguments={"path": name},
+            effect="read",
+        )
+        async with self._bus.operation(started):
+            before = _changes_in(self._folder / name)
+            at_work.release()
+            while before == _changes_in(self._folder / name):
                 await asyncio.sleep(0.01)
 
     def _digest(self, run: Operation[RunStarted], usage: Usage) -> None:
         """
-        Give the model more than it can read.
+        Give the model more to read than it can.
         """
         model = Model(self._bus, usage, tools=len(self._tools.names))
+        ledger = self._tools.read_file("data/october.csv")
         with run:
             try:
                 with self._bus.operation(TurnStarted(iteration=1)):
                     usage.iterations = 1
-                    ledger = str(self._tools.read_file("data/october.csv"))
-                    model.ask(ledger * 40, Answer(text="That is a lot."))
-            finally:
+                    model.ask(ledger * 60, Answer(text="That is a lot."))
+            except ContextTooLongError:
                 run.fail(**usage.fields())
+                raise
+
+
+def _changes_in(folder: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())

@@ -37,9 +37,14 @@ sys.exit(abs(expected - found) > 0.005)
 """
 
 FORGE = """\
-import os
+import os, pathlib, sys
 if len(os.environ["FORGE_TOKEN"]) < 40:
-    raise SystemExit("the forge knows no such token")
+    sys.exit("the forge knows no such token")
+asked_before = pathlib.Path("asked_before")
+if not asked_before.exists():
+    asked_before.touch()
+    sys.exit("the forge is busy")
+asked_before.unlink()
 print("https://forge.example/books/pull/7")
 """
 
@@ -86,3 +91,10 @@ def _row(seed: int, number: int) -> tuple[str, float, str]:
     chance = int.from_bytes(sha256(f"{seed}/{number}".encode()).digest()[:8])
     state = "open" if chance % 2 else "paid"
     return f"c-{number:03}", 5 + chance // 2 % 90_000 / 100, state
+
+
+def secret_of(seed: int) -> str:
+    """
+    Return the secret that the forge knows the agent by.
+    """
+    return f"frg_{sha256(f'secret/{seed}'.encode()).hexdigest()}"

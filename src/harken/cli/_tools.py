@@ -17,8 +17,12 @@ import harken
 from harken import JSON, Bus
 from harken.catalog import CommandStarted, ResourceModified
 
-# Isolated and without site-packages: the programs of the demo need neither, and start faster.
-PYTHON = (sys.executable, "-I", "-S")
+AGENT = "agent:bookkeeper"
+"""Who does all this."""
+
+# Isolated, without site-packages: the programs of the demo need neither, and start faster. Without
+# bytecode: it would outlive a change of the same size within the same second.
+PYTHON = (sys.executable, "-I", "-S", "-B")
 
 
 class Ruling(NamedTuple):
@@ -132,7 +136,7 @@ class Tools:
         """
         started = CommandStarted(command=Path(argv[0]).name, params={"argv": list(argv)})
         with self._bus.operation(started) as command:
-            said = {"params": started.params, "operator": "agent:bookkeeper"}
+            said = {"params": started.params, "operator": AGENT}
             try:
                 done = subprocess.run(
                     argv,
@@ -158,8 +162,13 @@ class Tools:
     def open_pull_request(self, title: str, token: str) -> str:
         """
         Have the forge open a pull request; return its address.
+
+        Raises:
+            ConnectionError: The forge did not.
         """
         done = self.run_command([*PYTHON, "forge.py", title], environ={"FORGE_TOKEN": token})
+        if done["exit_code"]:
+            raise ConnectionError(done["output"])
         return str(done["output"]).strip()
 
 

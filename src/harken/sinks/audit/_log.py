@@ -117,9 +117,7 @@ class AuditLog:
             if value is not None and value <= 0:
                 raise SettingsError(f"{option} must be more than 0, not {value}; None is no limit")
         self.path = os.path.abspath(os.fsdecode(path))
-        self.delivery: Literal["inline", "worker"] = (
-            "worker" if durability == "async" else "inline"
-        )
+        self.delivery: Literal["inline", "worker"] = "worker" if durability == "async" else "inline"
         self.required = on_failure == "raise"
         self._max_bytes = max_bytes
         self._max_age = max_age
@@ -210,7 +208,7 @@ class AuditLog:
     @property
     def recovered(self) -> int:
         """
-        How often the file was not as its writers leave it: torn, truncated, or written to by others.
+        How often the file was not as its writers leave it: torn, truncated, or with other lines.
         """
         return self._file.recovered
 
@@ -267,13 +265,13 @@ class AuditLog:
         if not self._lock.acquire(timeout=timeout):
             return False
         try:
-            if self._missing is None or self._closed or self._busy:
-                return self._missing is None
-            self._append_all([])
+            if self._missing is not None and not self._closed and not self._busy:
+                self._append_all(())
+            told = self._missing is None
         finally:
             self._lock.release()
         self._say()
-        return self._missing is None
+        return told
 
     def close(self, timeout: float = 5.0) -> None:
         """
@@ -372,9 +370,9 @@ class AuditLog:
     def _finish(self, patience: float) -> None:
         if self._writer.n:
             missing = self._missing
-            drafts = [] if missing is None else [
-                self._file.note("audit.lost", **self._report(missing))
-            ]
+            drafts: list[Draft] = []
+            if missing is not None:
+                drafts.append(self._file.note("audit.lost", **self._report(missing)))
             drafts.append(
                 self._file.note(
                     "audit.close",
@@ -427,7 +425,9 @@ class AuditLog:
 
     def _say(self) -> None:
         # Not under the lock: somebody may have put an object there that logs, and so publishes.
-        messages, self._messages[:] = "".join(f"harken: {m}\n" for m in self._messages), []
+        with self._lock:
+            messages = "".join(f"harken: {message}\n" for message in self._messages)
+            self._messages.clear()
         stream = sys.stderr
         if messages and stream is not None:
             # A closed or broken stderr: there is nobody left to tell.

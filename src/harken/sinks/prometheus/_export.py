@@ -170,9 +170,9 @@ class MetricsFile:
         while not self._stopped.wait(self._interval):
             try:
                 self.write()
-            except OSError as error:
+            except Exception:  # somebody else's collector may raise anything
                 if not self._failing:
-                    _log.error("cannot write metrics to %s: %s; trying on", self.path, error)
+                    _log.exception("cannot write metrics to %s; trying on", self.path)
                 self._failing = True
             else:
                 self._failing = False
@@ -188,4 +188,5 @@ class MetricsFile:
             OSError: It cannot be written; the file is as it was before.
         """
         self._stopped.set()
-        self.write(timeout)
+        if not self.write(timeout):
+            _log.error("the last metrics are not in %s; there was no time left", self.path)

@@ -48,9 +48,9 @@ class Vocabulary:
         """
         Return the label value for *raw*, which `Label.read()` returned for *envelope*.
         """
-        known = raw if isinstance(raw, str) else word(raw)
+        known = str.__str__(raw) if isinstance(raw, str) else word(raw)
         if known in self._words:
-            return str(known)
+            return known
         if self.label.known:
             return "unknown" if raw is None and "unknown" in self._words else OTHER
         if len(self._words) > self._limit:

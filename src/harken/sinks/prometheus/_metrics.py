@@ -5,6 +5,7 @@ Metrics: all families of one registry, what feeds them, and what collects them.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -419,7 +420,7 @@ class Pooled:
 def _hold_during_fork(metrics: Metrics) -> None:
     # A lock that another thread has taken at the moment of a fork stays taken in the child for
     # ever; ours is made anew there, but prometheus_client's one for shared numbers is not.
-    if not hasattr(os, "register_at_fork"):
+    if sys.platform == "win32":
         return
     alive = weakref.ref(metrics)
 

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import product
+from math import isfinite
 from numbers import Real
 from typing import Literal, Protocol, TypeAlias, cast
 
@@ -54,9 +55,15 @@ class Cell(Protocol):
         Add to a counter or a gauge; observe in a histogram.
         """
 
+
+class Shown(Cell, Protocol):
+    """
+    A cell whose number is exposed by this process.
+    """
+
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         """
-        Return what is exposed; nothing when the number lives elsewhere.
+        Return what is exposed, as of now.
         """
         ...
 
@@ -190,9 +197,6 @@ class SharedCell:
         # Exemplars do not go through files.
         self._add(amount)
 
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
-        return ()
-
 
 class SharedGaugeCell(SharedCell):
     """
@@ -223,9 +227,6 @@ class Later:
 
     def set(self, value: float, /) -> None:
         cast("Settable", self._cell()).set(value)
-
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
-        return self._cell().samples(name, labels)
 
     def _add(self, amount: float, trace: Trace | None, /) -> None:
         self._cell().add(amount, trace)
@@ -271,7 +272,8 @@ class Family:
         shared: bool = False,
     ) -> None:
         _check_names(name, kind, labels)
-        if kind == "histogram" and (not buckets or list(buckets) != sorted({*buckets})):
+        ascending = bool(buckets) and list(buckets) == sorted({*buckets})
+        if kind == "histogram" and not (ascending and all(map(isfinite, buckets))):
             raise SettingsError(f"{name}: the buckets of a histogram must be numbers that ascend")
         self.name = name
         self.kind = kind
@@ -357,12 +359,12 @@ class Family:
 
     def metric(self) -> Metric:
         """
-        Return the metric with its samples, as of now.
+        Return the metric with its samples, as of now; not when they are shared.
         """
         metric = self.empty()
         for labels, cell in self.cells.items():
             named = dict(zip(self.label_names, labels, strict=True))
-            metric.samples.extend(cell.samples(self.name, named))
+            metric.samples.extend(cast("Shown", cell).samples(self.name, named))
         return metric
 
 
@@ -453,7 +455,7 @@ def word(value: object) -> str:
         text = "".join(
             letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
         )
-    return str(text)
+    return text
 
 
 def refusal(value: object) -> float | str:

@@ -1,0 +1,142 @@
+"""
+``harken demo``.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event as Signal
+
+import click
+
+import harken
+from harken import Bus, Envelope, Event
+from harken.cli._agent import Agent
+from harken.cli._common import Failure, printable
+from harken.cli._summary import Outputs, Story, show_files, show_next, show_tree
+
+ADDRESS = "127.0.0.1"
+
+
+@click.command(name="demo")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="harken-demo",
+    show_default=True,
+    help="Where the four files go; they are added to.",
+)
+@click.option(
+    "--runs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many runs: one succeeds, one is cancelled, one fails, and so on.",
+)
+@click.option(
+    "--serve",
+    metavar="PORT",
+    type=click.IntRange(0, 65_535),
+    help="Serve /metrics on this machine until Ctrl-C; 0 for any port that is free.",
+)
+def command(out: Path, runs: int, serve: int | None) -> None:
+    """
+    Watch a scripted agent work, through all four sinks.
+
+    The agent reads, searches and changes real files in a scratch folder, runs real programs,
+    and asks a model whose answers are written down: no network, no key. All it does goes
+    through one bus into DIR:
+
+    \b
+    audit.jsonl   the audit log, each record chained to the one before
+    metrics.prom  Prometheus metrics
+    events.log    a line of JSON for each event
+    spans.jsonl   OpenTelemetry spans
+    """
+    began = time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot write to {out}: {error.strerror}; choose another --out", 4) from error
+    outputs, story = Outputs(out), Story()
+    port = _free_port() if serve == 0 else serve
+    bus = _configured(outputs, port)
+    bus.subscribe(story)
+    if port is not None:
+        click.echo(f"Serving http://{ADDRESS}:{port}/metrics")
+    with TemporaryDirectory(prefix="harken-demo-") as scratch, progress(bus, runs):
+        Agent(bus, Path(scratch)).work(runs)
+    if port is None:
+        bus.close()
+    else:
+        bus.flush()
+    ends = ", ".join(f"{count} {outcome}" for outcome, count in story.outcomes.items())
+    click.echo(f"{runs} runs in {time.monotonic() - began:.1f} s ({ends}). The first of them:\n")
+    show_tree(story.first)
+    click.echo(f"\nWritten to {printable(str(out))}:")
+    show_files(outputs, bus.health())
+    click.echo("\nTry next:")
+    show_next(outputs, story)
+    if port is not None:
+        click.echo(f"\nServing http://{ADDRESS}:{port}/metrics until Ctrl-C.")
+        with suppress(KeyboardInterrupt):
+            Signal().wait()
+        bus.close()
+
+
+def _configured(outputs: Outputs, port: int | None) -> Bus:
+    return harken.configure(
+        audit=True,
+        audit_jsonl_path=str(outputs.audit),
+        metrics=True,
+        metrics_file_path=str(outputs.metrics),
+        metrics_prometheus_port=port,
+        metrics_prometheus_address=ADDRESS,
+        log=True,
+        log_level="debug",
+        log_path=str(outputs.log),
+        log_application=False,
+        traces=f"file:{outputs.spans}",
+        trace_sample_ratio=1.0,
+        service_name="harken-demo",
+        close_on_sigterm=True,
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server((ADDRESS, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def progress(bus: Bus, runs: int) -> Iterator[None]:
+    """
+    Show inside the block what is going on, if somebody is looking.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    run = 0
+    with Console(stderr=True).status("") as status:
+
+        def show(envelope: Envelope[Event]) -> None:
+            nonlocal run
+            run += envelope.name == "run.started"
+            if envelope.type.is_start:
+                status.update(Text(f"run {run} of {runs}: {printable(envelope.resource)}"))
+
+        subscription = bus.subscribe(show)
+        yield
+        subscription.cancel()
