@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import UserDict
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -137,7 +137,7 @@ def tower(levels: int) -> list[object]:
         (Decimal("1.10"), "1.10"),
         (Path("/etc"), "/etc"),
         (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
-        (datetime(2026, 1, 2, 3, 4, 5, 6, timezone.utc), "2026-01-02T03:04:05.000006Z"),
+        (datetime(2026, 1, 2, 3, 4, 5, 6, UTC), "2026-01-02T03:04:05.000006Z"),
         (ValueError("no"), "no"),
         (ValueError, "<class 'ValueError'>"),
     ],
@@ -191,7 +191,9 @@ def test_nothing_raises(value: object) -> None:
         | st.integers(-(2**53) + 1, 2**53 - 1)
         | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(st.characters(codec="utf-8")),
-        lambda inside: st.lists(inside) | st.dictionaries(st.text(st.characters(codec="utf-8")), inside),
+        lambda inside: (
+            st.lists(inside) | st.dictionaries(st.text(st.characters(codec="utf-8")), inside)
+        ),
         max_leaves=30,
     )
 )
@@ -324,7 +326,13 @@ class TestEnvelopeTexts:
 
     @pytest.mark.parametrize(
         ("thing", "resource"),
-        [("a", "thing:a"), ("", "unknown"), (None, "unknown"), (7, "thing:7"), ("\udce4", "thing:?")],
+        [
+            ("a", "thing:a"),
+            ("", "unknown"),
+            (None, "unknown"),
+            (7, "thing:7"),
+            ("\udce4", "thing:?"),
+        ],
     )
     def test_resource(self, thing: Any, resource: str) -> None:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import blinker
 import pytest
@@ -179,7 +179,7 @@ class TestEnvelope:
             envelope = bus.publish(Born(name="Ada"))
 
         assert envelope is heard.envelopes[0]
-        assert (datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), 1, True, Outcome.success) == (
+        assert (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), 1, True, Outcome.success) == (
             envelope.time,
             envelope.seq,
             envelope.audit,
@@ -192,7 +192,9 @@ class TestEnvelope:
             envelope.source,
             envelope.action,
         )
-        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", envelope.id)
+        assert re.fullmatch(
+            r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", envelope.id
+        )
         assert re.fullmatch(r"[0-9a-f]{32}", envelope.trace_id)
         assert re.fullmatch(r"[0-9a-f]{16}", envelope.span_id)
         assert envelope.trace_id == envelope.correlation_id
@@ -227,7 +229,7 @@ class TestEnvelope:
         """
         heard = Captured()
         bus.attach(heard)
-        start = datetime(2020, 1, 1, tzinfo=timezone.utc)
+        start = datetime(2020, 1, 1, tzinfo=UTC)
         from harken.catalog import ToolCompleted
 
         bus.publish(ToolStarted(tool_name="a", tool_call_id="c"), time=start)
@@ -351,7 +353,9 @@ class TestFailing:
         bus.subscribe(broken, Born, required=True)
         bus.subscribe(heard.append, Born)
 
-        with pytest.raises(DeliveryError, match=r"bustest\.born did not reach 1 required") as caught:
+        with pytest.raises(
+            DeliveryError, match=r"bustest\.born did not reach 1 required"
+        ) as caught:
             bus.publish(Born())
         assert 1 == len(heard)
         assert ["broken"] == [str(error) for error in caught.value.errors]
@@ -386,7 +390,10 @@ class TestFailing:
             ),
             (lambda bus: bus.attach(Captured(), delivery="loop"), "use inline, worker or isolated"),
             (lambda bus: bus.attach(Captured(), delivery="worker", overflow="x"), "overflow='x'"),
-            (lambda bus: bus.attach(Captured(), delivery="worker", capacity=0), "room for at least"),
+            (
+                lambda bus: bus.attach(Captured(), delivery="worker", capacity=0),
+                "room for at least",
+            ),
         ],
     )
     def test_wrong_subscription(self, bus: Bus, subscribe, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -408,7 +415,9 @@ class TestFailing:
         bus.close()
         bus.close()
 
-        with pytest.raises(ClosedBusError, match=r"cannot publish bustest\.born: the bus is closed"):
+        with pytest.raises(
+            ClosedBusError, match=r"cannot publish bustest\.born: the bus is closed"
+        ):
             bus.publish(Born())
         with pytest.raises(ClosedBusError, match="the bus is closed; make a new one"):
             bus.subscribe(print)

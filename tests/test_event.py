@@ -329,7 +329,7 @@ def test_find() -> None:
     """
     assert "tool.started" == harken.event_name(harken.find("tool.started"))
     assert Paid is harken.find("eventtest.paid")
-    with pytest.raises(UnknownEventError, match="did you mean tool.started"):
+    with pytest.raises(UnknownEventError, match=r"did you mean tool\.started"):
         harken.find("tool.strated")
     with pytest.raises(UnknownEventError, match="see `harken catalog`"):
         harken.find("zzz")

@@ -106,9 +106,7 @@ class TestOutcome:
             (BaseExceptionGroup("tasks", [asyncio.CancelledError(), ValueError()]), "failure"),
         ],
     )
-    def test_exception(
-        self, bus: Bus, heard: Captured, error: BaseException, outcome: str
-    ) -> None:
+    def test_exception(self, bus: Bus, heard: Captured, error: BaseException, outcome: str) -> None:
         """
         What leaves the block says how the operation ended, and is not swallowed.
         """
@@ -131,9 +129,14 @@ class TestOutcome:
         """
         Success that was said too early is not recorded.
         """
-        with pytest.raises(ValueError, match="judged"), bus.operation(ToolStarted(tool_name="a")) as op:
-            op.complete(result_size=1)
-            raise ValueError("judged badly")
+
+        def judge() -> None:
+            with bus.operation(ToolStarted(tool_name="a")) as op:
+                op.complete(result_size=1)
+                raise ValueError("judged badly")
+
+        with pytest.raises(ValueError, match="judged badly"):
+            judge()
 
         assert [("tool.failed", "failure")] == ends(heard)
         assert ["judged badly"] == [event.error_message for event in heard.of(ToolFailed)]
@@ -195,12 +198,12 @@ class TestOutcome:
         An exception that cannot be printed is still recorded.
         """
 
-        class Mute(Exception):
+        class MuteError(Exception):
             def __str__(self) -> str:
                 raise RuntimeError
 
-        with pytest.raises(Mute), bus.operation(ToolStarted(tool_name="a")):
-            raise Mute
+        with pytest.raises(MuteError), bus.operation(ToolStarted(tool_name="a")):
+            raise MuteError
 
         assert ["[UNPRINTABLE:RuntimeError]"] == [e.error_message for e in heard.of(ToolFailed)]
 
@@ -219,9 +222,11 @@ class TestOutcome:
         """
         A field that the end does not have is an error that names those it has.
         """
-        with pytest.raises(EventError, match="no field 'size'; it has .*result_size"):
-            with bus.operation(ToolStarted(tool_name="search")) as op:
-                op.complete(size=1)
+        with (
+            pytest.raises(EventError, match=r"no field 'size'; it has .*result_size"),
+            bus.operation(ToolStarted(tool_name="search")) as op,
+        ):
+            op.complete(size=1)
 
         assert [("tool.failed", "failure")] == ends(heard)
 
@@ -484,9 +489,7 @@ class TestPairing:
         In every sink the end follows its start, also when a handler of the start publishes it.
         """
         bus.subscribe(
-            lambda e: bus.publish(
-                ToolCompleted(tool_name="a", tool_call_id=e.event.tool_call_id)
-            ),
+            lambda e: bus.publish(ToolCompleted(tool_name="a", tool_call_id=e.event.tool_call_id)),
             ToolStarted,
         )
         late = Captured()
@@ -498,7 +501,9 @@ class TestPairing:
         assert ["tool.started", "tool.completed"] == heard.names
         assert ["tool.started", "tool.completed"] == late.names
 
-    def test_too_many_open(self, bus: Bus, heard: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_many_open(
+        self, bus: Bus, heard: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """
         Beyond the bound the oldest is closed as orphaned, and the table stays bounded.
         """
@@ -637,9 +642,12 @@ class TestAsync:
                     group.create_task(self._tool(bus, name))
 
         async def main() -> None:
+            all_started = asyncio.Event()
+            bus.subscribe(
+                lambda e: all_started.set() if e.event.tool_name == "c" else None, ToolStarted
+            )
             task = asyncio.create_task(run())
-            while len(heard.envelopes) < 4:
-                await asyncio.sleep(0.001)
+            await all_started.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -725,9 +733,11 @@ class TestFailingAudit:
         bus.attach(Full(), required=True)
         entered = []
 
-        with pytest.raises(DeliveryError, match=r"tool\.started did not reach 1 required"):
-            with bus.operation(ToolStarted(tool_name="rm")):
-                entered.append(True)
+        with (
+            pytest.raises(DeliveryError, match=r"tool\.started did not reach 1 required"),
+            bus.operation(ToolStarted(tool_name="rm")),
+        ):
+            entered.append(True)
 
         assert [] == entered
         assert [("tool.failed", "failure")] == [end for end in ends(heard) if "tool" in end[0]]

@@ -195,7 +195,9 @@ class TestTrace:
             "01" + TRACEPARENT[2:] + "-" + "x" * 600,
         ],
     )
-    def test_malformed_traceparent_counts_as_none(self, bus: Bus, heard: Captured, header: str) -> None:
+    def test_malformed_traceparent_counts_as_none(
+        self, bus: Bus, heard: Captured, header: str
+    ) -> None:
         """
         What is not a valid header starts a trace of our own, as the W3C asks.
         """
@@ -249,7 +251,9 @@ class TestOut:
         A subprocess learns trace, run, session and correlation id; nothing else is touched.
         """
         with (
-            harken.scope(run_id="r 1", session_id="s", correlation_id="c-9", traceparent=TRACEPARENT),
+            harken.scope(
+                run_id="r 1", session_id="s", correlation_id="c-9", traceparent=TRACEPARENT
+            ),
             bus.operation(ToolStarted(tool_name="a")),
         ):
             env = harken.child_env({"PATH": "/bin", "BAGGAGE": "k=v,harken.run_id=old"})
@@ -273,7 +277,9 @@ class TestOut:
         """
         An HTTP request carries the same.
         """
-        with harken.scope(traceparent=TRACEPARENT, tracestate="k=v", correlation_id="c-9", run_id="r"):
+        with harken.scope(
+            traceparent=TRACEPARENT, tracestate="k=v", correlation_id="c-9", run_id="r"
+        ):
             headers = harken.inject({"accept": "*/*"})
 
         assert {
@@ -291,11 +297,15 @@ class TestOut:
         with harken.scope(correlation_id="a\nb"):
             assert "TOOL_TRACE_ID" not in harken.child_env({})
 
-    def test_round_trip_through_a_process(self, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def test_round_trip_through_a_process(
+        self, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
         """
         A child process is part of the trace, the session and the run of its parent.
         """
-        with harken.scope(session_id="s", run_id="r", correlation_id="test-123", traceparent=TRACEPARENT):
+        with harken.scope(
+            session_id="s", run_id="r", correlation_id="test-123", traceparent=TRACEPARENT
+        ):
             env = harken.child_env({})
         code = textwrap.dedent("""
             import json
@@ -304,7 +314,8 @@ class TestOut:
             bus = Bus()
             bus.subscribe(lambda envelope: None)
             e = bus.publish(PrCreated(url="u"))
-            print(json.dumps([e.trace_id, e.span_id, e.correlation_id, e.session_id, e.run_id, e.parent_run_id]))
+            ids = [e.trace_id, e.span_id, e.correlation_id, e.session_id, e.run_id]
+            print(json.dumps([*ids, e.parent_run_id]))
         """)
         done = run_python(code, env=dict(env))
 
@@ -336,7 +347,8 @@ class TestIn:
         assert ("t", TRACE, SPAN) == (found.correlation_id, found.trace_id, found.span_id)
 
     @pytest.mark.parametrize(
-        "environ", [{"TOOL_TRACE_ID": "x" * 129}, {"TOOL_TRACE_ID": "a\x1b[31m"}, {"TRACEPARENT": "x"}]
+        "environ",
+        [{"TOOL_TRACE_ID": "x" * 129}, {"TOOL_TRACE_ID": "a\x1b[31m"}, {"TRACEPARENT": "x"}],
     )
     def test_malformed_is_ignored_with_a_warning(
         self, environ: dict[str, str], caplog: pytest.LogCaptureFixture

@@ -145,9 +145,7 @@ class TestSources:
             ({"HARKEN_CONFIG": "/nowhere/harken.toml"}, {}, "HARKEN_CONFIG=/nowhere/harken.toml: "),
         ],
     )
-    def test_malformed(
-        self, environ: dict[str, str], given: dict[str, Any], message: str
-    ) -> None:
+    def test_malformed(self, environ: dict[str, str], given: dict[str, Any], message: str) -> None:
         """
         A malformed setting is named with where it came from, and what would be right.
         """
@@ -164,7 +162,9 @@ class TestSources:
         with pytest.raises(SettingsError, match=r"harken\.toml: .*; name a readable TOML file"):
             Settings.load(environ={"HARKEN_CONFIG": str(config)})
         config.write_text('log_fromat = "text"')
-        with pytest.raises(SettingsError, match=r"harken\.toml: .*'log_fromat'; did you mean log_f"):
+        with pytest.raises(
+            SettingsError, match=r"harken\.toml: .*'log_fromat'; did you mean log_f"
+        ):
             Settings.load(environ={"HARKEN_CONFIG": str(config)})
 
     def test_unknown_variable(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,8 +176,10 @@ class TestSources:
         )
 
         assert [
-            "the environment variable HARKEN_AUDIT_JSON_PATH is no setting of harken; "
-            "did you mean HARKEN_AUDIT_JSONL_PATH?",
+            (
+                "the environment variable HARKEN_AUDIT_JSON_PATH is no setting of harken; "
+                "did you mean HARKEN_AUDIT_JSONL_PATH?"
+            ),
             "the environment variable HARKEN_QQ is no setting of harken",
         ] == [record.getMessage() for record in caplog.records]
 
@@ -293,12 +295,8 @@ class TestConfigure:
         (record,) = (
             r for r in lines(tmp_path / "audit.jsonl") if r["event_type"] == "tool.completed"
         )
-        (line,) = (
-            r for r in lines(tmp_path / "events.log") if r["event_name"] == "tool.completed"
-        )
-        (span,) = (
-            s for s in lines(tmp_path / "spans.jsonl") if s["name"] == "execute_tool search"
-        )
+        (line,) = (r for r in lines(tmp_path / "events.log") if r["event_name"] == "tool.completed")
+        (span,) = (s for s in lines(tmp_path / "spans.jsonl") if s["name"] == "execute_tool search")
         ids = (record["trace_id"], record["span_id"])
         assert ids == (line["trace_id"], line["span_id"]) == (span["trace_id"], span["span_id"])
         exemplar = f'# {{span_id="{ids[1]}",trace_id="{ids[0]}"}}'
@@ -391,10 +389,14 @@ class TestConfigure:
             pass
         bus.close()
 
-        assert [] == (lines(tmp_path / "spans.jsonl") if (tmp_path / "spans.jsonl").exists() else [])
+        assert [] == (
+            lines(tmp_path / "spans.jsonl") if (tmp_path / "spans.jsonl").exists() else []
+        )
         assert 4 == len(lines(tmp_path / "audit.jsonl"))
 
-    def test_log_application(self, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def test_log_application(
+        self, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
         """
         On request the application's own logging is JSON, too.
         """
@@ -407,7 +409,11 @@ class TestConfigure:
         done = run_python(code)
 
         line = json.loads((done.stderr or done.stdout).splitlines()[-1])
-        assert ("disk at 91 %", "warning", "r-1") == (line["message"], line["level"], line["run_id"])
+        assert ("disk at 91 %", "warning", "r-1") == (
+            line["message"],
+            line["level"],
+            line["run_id"],
+        )
 
     @pytest.mark.parametrize(
         ("changes", "error", "message"),

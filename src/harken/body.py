@@ -238,8 +238,10 @@ class _Plain:
         if self._text is not None and len(text) > self._text:
             text = text[: self._text] + "..."
         # Lone surrogates have no UTF-8; U+FFFD is what Unicode keeps for that.
-        return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode(
-            "utf-16", "replace"
+        return (
+            text
+            if text.isascii()
+            else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         )
 
 

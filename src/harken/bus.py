@@ -185,7 +185,9 @@ class Bus:
         if route.silent:
             return None
         if route.paired:
-            return cast("Envelope[E] | None", self._publish_paired(event, audit, time, attributes, causes))
+            return cast(
+                "Envelope[E] | None", self._publish_paired(event, audit, time, attributes, causes)
+            )
         dispatch = self._dispatch
         mint = dispatch.mint
         handled = cause.get()
@@ -261,9 +263,7 @@ class Bus:
         """
         cls = type(event)
         options = Options(audit, None, attributes, _cause_ids(causes))
-        return Operation(
-            self._operations, event, options, lambda: not self._find_route(cls).silent
-        )
+        return Operation(self._operations, event, options, lambda: not self._find_route(cls).silent)
 
     def _route(self, cls: type) -> Route:
         route = self._dispatch.routes.find(cls)
@@ -293,7 +293,11 @@ class Bus:
     ) -> Subscription: ...
     @overload
     def subscribe(
-        self, handler: Callable[[Envelope[E1]], object], type1: type[E1], /, **options: Unpack[SubscribeOptions]
+        self,
+        handler: Callable[[Envelope[E1]], object],
+        type1: type[E1],
+        /,
+        **options: Unpack[SubscribeOptions],
     ) -> Subscription: ...
     @overload
     def subscribe(
@@ -316,7 +320,11 @@ class Bus:
     ) -> Subscription: ...
     @overload
     def subscribe(
-        self, handler: Callable[[Envelope[Event]], object], /, *types: type[Event], **options: Unpack[SubscribeOptions]
+        self,
+        handler: Callable[[Envelope[Event]], object],
+        /,
+        *types: type[Event],
+        **options: Unpack[SubscribeOptions],
     ) -> Subscription: ...
     def subscribe(
         self,
@@ -721,7 +729,7 @@ def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:
     unknown = chosen - CONTENT_KINDS
     if unknown:
         raise EventError(
-            f"content kind {sorted(unknown)[0]!r} is unknown; use any of "
+            f"content kind {min(unknown)!r} is unknown; use any of "
             f"{', '.join(sorted(CONTENT_KINDS))}"
         )
     return chosen

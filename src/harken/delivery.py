@@ -24,7 +24,8 @@ Delivery: TypeAlias = Literal["inline", "worker", "isolated", "loop"]
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "block", "raise"]
 
 BATCH = 256
-"""Envelopes in one call of `Sink.write()` at most: about 1 ms of work under the interpreter lock."""
+"""Envelopes in one call of `Sink.write()` at most: about 1 ms of work under the interpreter
+lock."""
 
 LINGER = 0.005
 """Seconds that a worker waits for company after the first envelope; waking costs more than work."""

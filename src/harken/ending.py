@@ -91,9 +91,7 @@ def terminal_event(start: Envelope[Event], ending: Ending, *, duration_ms: int) 
     cls = choose(start.type.terminals, ending.outcome)
     info = describe(cls)
     fields: dict[str, Any] = {
-        name: getattr(start.event, name)
-        for name in start.type.fields
-        if name in info.fields
+        name: getattr(start.event, name) for name in start.type.fields if name in info.fields
     }
     error = ending.error
     said: dict[str, Any] = {

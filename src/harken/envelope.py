@@ -8,7 +8,7 @@ import os
 import string
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -30,7 +30,7 @@ _MASK_64 = (1 << 64) - 1
 # one process never collide; this one is 2**64 / golden ratio, which spreads them evenly.
 _STEP = 0x9E3779B97F4A7C15
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock:
@@ -216,7 +216,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         When it happened: an aware UTC datetime with microseconds.
         """
         seconds, rest = divmod(self.time_ns, 1_000_000_000)
-        return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1000)
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
     @property
     def id(self) -> str:
@@ -372,7 +372,10 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         if self._attributes is None:
             return self._clean().attributes
         if self._merged is None:
-            merged = {**self._clean().attributes, **self._mint.encoder.texts(dict(self._attributes))}
+            merged = {
+                **self._clean().attributes,
+                **self._mint.encoder.texts(dict(self._attributes)),
+            }
             force_setattr(self, "_merged", merged)
         assert self._merged is not None
         return self._merged

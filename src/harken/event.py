@@ -411,8 +411,7 @@ def describe(event: Event | type[Event], /) -> EventType:
         return _by_class[cls]
     except KeyError:
         raise UnknownEventError(
-            f"{_path(cls)} has no event name; declare it as class {cls.__name__}"
-            '(Event, name="...")'
+            f'{_path(cls)} has no event name; declare it as class {cls.__name__}(Event, name="...")'
         ) from None
 
 

@@ -32,8 +32,8 @@ class Operation(Generic[S]):
     it more precisely, and an exception overrides it. Callback code calls `start()` and `end()`.
 
     Code inside the block runs in a scope whose operation is this one; a start with a ``phase``
-    gives it to that scope, and one that is keyed by ``run_id`` or ``session_id`` opens it. Not to be shared by
-    threads before it is started; `end()` may come from any.
+    gives it to that scope, and one that is keyed by ``run_id`` or ``session_id`` opens it. Not
+    to be shared by threads before it is started; `end()` may come from any.
     """
 
     def __init__(
@@ -99,7 +99,9 @@ class Operation(Generic[S]):
 
     def _begin(self, *, managed: bool) -> Operation[S]:
         if self._scope is not None:
-            raise EventError(f"{self._info.name}: this operation was started before; make a new one")
+            raise EventError(
+                f"{self._info.name}: this operation was started before; make a new one"
+            )
         outer = self._prepare(current())
         self._scope = outer
         if not self._wanted():

@@ -317,9 +317,7 @@ class Operations:
         while len(self._recent) > MAX_RECENT:
             self._recent.popitem(last=False)
 
-    def _match(
-        self, start: type[Event], key: tuple[Any, ...] | None, scope: Scope
-    ) -> Open | None:
+    def _match(self, start: type[Event], key: tuple[Any, ...] | None, scope: Scope) -> Open | None:
         found = self._by_key.get((start, key), [])
         same_run = [item for item in found if item.start.scope.run_id == scope.run_id]
         if key is None:
@@ -416,9 +414,7 @@ def raise_for(envelope: Envelope[Event], errors: Sequence[Exception]) -> None:
     ) from (errors[0] if len(errors) == 1 else ExceptionGroup("required subscribers", errors))
 
 
-def _with_word(
-    attributes: Mapping[str, JSON] | None, ending: Ending
-) -> Mapping[str, JSON] | None:
+def _with_word(attributes: Mapping[str, JSON] | None, ending: Ending) -> Mapping[str, JSON] | None:
     if ending.word is None:
         return attributes
     return {**(attributes or {}), "outcome": ending.word}

@@ -85,9 +85,7 @@ RULES: tuple[Rule, ...] = (
         r"\bgh[pousr]_[A-Za-z0-9]{36,255}",
         r"gh[pousr]_[A-Za-z0-9]{36}",
     ),
-    Rule(
-        "github_pat", ("github_pat_",), r"\bgithub_pat_\w{40,255}", r"github_pat_[A-Za-z0-9_]{8}"
-    ),
+    Rule("github_pat", ("github_pat_",), r"\bgithub_pat_\w{40,255}", r"github_pat_[A-Za-z0-9_]{8}"),
     Rule("gitlab_pat", ("glpat-",), r"\bglpat-[\w-]{20,64}", r"glpat-"),
     Rule(
         "slack_token",
@@ -194,9 +192,24 @@ _SECRET_WORDS = frozenset(_WORDS.split("|"))
 _OWNERS = frozenset(_KEY_OWNERS.split("|"))
 # Words before "token" that make it something else: cursors and model vocabulary.
 _HARMLESS_TOKENS = frozenset(
-    ("next", "page", "continuation", "resume", "eos", "bos", "pad", "unk", "sep", "special", "max", "per")
+    (
+        "next",
+        "page",
+        "continuation",
+        "resume",
+        "eos",
+        "bos",
+        "pad",
+        "unk",
+        "sep",
+        "special",
+        "max",
+        "per",
+    )
 )
-_HARMLESS_KEYS = frozenset(("primary", "public", "foreign", "sort", "partition", "cache", "routing"))
+_HARMLESS_KEYS = frozenset(
+    ("primary", "public", "foreign", "sort", "partition", "cache", "routing")
+)
 _CAPITALS = re.compile(r"[A-Z0-9_]+_(?:KEY|PASS)")
 _FLAG = re.compile(
     r"--?[A-Za-z_-]{0,60}?(?:password|passwd|passphrase|secret|token|api-?key)",

@@ -4,9 +4,9 @@ Ambient context: who acts, in which run, under which trace; carried by a `Contex
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
+import inspect
 import logging
 import os
 import re
@@ -457,7 +457,7 @@ def bind(function: Callable[P, R], /) -> Callable[P, R]:
     """
     context = copy_context()
 
-    if asyncio.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function):
         bound_scope = ambient.get()
 
         @functools.wraps(function)

@@ -58,6 +58,7 @@ REPORT_SECONDS = 1.0
 
 _log = logging.getLogger("harken")
 
+
 class SubscriberHealth(msgspec.Struct, frozen=True):
     """
     How one subscriber is doing.
@@ -402,9 +403,7 @@ class Subscription:
         """
         Whether something was missed that was not reported yet.
         """
-        return self.drops.unreported or (
-            self.queue is not None and self.queue.drops.unreported
-        )
+        return self.drops.unreported or (self.queue is not None and self.queue.drops.unreported)
 
     def take_unreported_drops(self, *, at_once: bool) -> dict[str, tuple[int, int, int]]:
         """

@@ -17,8 +17,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import Enum
-from importlib.metadata import PackageNotFoundError
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest

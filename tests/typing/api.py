@@ -5,7 +5,7 @@ Each public call as a type checker sees it; a line that must not type-check carr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import assert_type
 
 import harken
@@ -13,9 +13,7 @@ from harken import Bus, Envelope, Event, FlushReport, Operation, Outcome, Subscr
 from harken.catalog import PolicyEvaluated, ToolCompleted, ToolStarted
 
 
-class InvoicePaid(
-    Event, name="typing.invoice_paid", audit=True, resource="invoice:{invoice_id}"
-):
+class InvoicePaid(Event, name="typing.invoice_paid", audit=True, resource="invoice:{invoice_id}"):
     """
     An invoice was paid.
     """
@@ -89,25 +87,27 @@ assert_type(
 bus.publish(
     InvoicePaid(invoice_id="i-1", amount_eur=9.5),
     audit=True,
-    time=datetime.now(timezone.utc),
+    time=datetime.now(UTC),
     attributes={"tenant": "t-1"},
     causes=["an-id"],
 )
 bus.publish("invoice.paid")  # type: ignore[type-var]
 InvoicePaid(invoice_id="i-1")  # type: ignore[call-arg]
 InvoicePaid(invoice_id="i-1", amount_eur="nine")  # type: ignore[arg-type]
-InvoicePaid("i-1", 9.5)  # type: ignore[misc]
+InvoicePaid("i-1", 9.5)  # type: ignore[call-arg]
 
 if (envelope := bus.publish(InvoicePaid(invoice_id="i-1", amount_eur=9.5))) is not None:
     envelope.event.amount_eur = 1.0  # type: ignore[misc]
 
 assert_type(bus.enabled(InvoicePaid), bool)
 
-with harken.scope(run_id="r-42", actor="agent:billing", tenant="t-1"):
-    with bus.operation(ToolStarted(tool_name="search")) as op:
-        assert_type(op, Operation[ToolStarted])
-        assert_type(op.event.tool_name, str)
-        op.complete(result_size=2340)
+with (
+    harken.scope(run_id="r-42", actor="agent:billing", tenant="t-1"),
+    bus.operation(ToolStarted(tool_name="search")) as op,
+):
+    assert_type(op, Operation[ToolStarted])
+    assert_type(op.event.tool_name, str)
+    op.complete(result_size=2340)
 
 
 async def agent() -> None:

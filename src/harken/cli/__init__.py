@@ -24,11 +24,14 @@ COMMANDS = {
 }
 """Each command and the first line of its help, so that ``--help`` need not load them."""
 
+UNUSABLE = 4
+"""The exit code when a file, a folder or a package that is needed cannot be used."""
+
 EXIT_CODES: tuple[tuple[type[HarkenError], int], ...] = (
     (SettingsError, 2),
     (EventError, 2),
-    (AuditPathError, 4),
-    (TraceExporterError, 4),
+    (AuditPathError, UNUSABLE),
+    (TraceExporterError, UNUSABLE),
 )
 """The exit codes of errors; of those that are not named, 1."""
 
@@ -92,6 +95,8 @@ class Commands(click.Group):
             code = _report(error)
         except HarkenError as error:
             code = _report(Failure(str(error), exit_code_of(error)))
+        except OSError as error:
+            code = _report(Failure(str(error), UNUSABLE))
         sys.exit(code)
 
 

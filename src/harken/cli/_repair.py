@@ -173,9 +173,7 @@ class Repair:
                     with suppress(TimeoutError):
                         self._call("run_command", {"argv": sleeper, "timeout": _PATIENCE})
                     self._call("delete_file", {"path": "cache/index.json"})
-                plan.complete(
-                    project="books", files_changed=1, validation_summary="1 check passed"
-                )
+                plan.complete(project="books", files_changed=1, validation_summary="1 check passed")
 
     def _verify(self) -> None:
         text = "Before anybody else sees it, a second pair of eyes should."
@@ -391,9 +389,7 @@ class Repair:
             url = self._call("open_pull_request", arguments)
         except ConnectionError as error:
             self._bus.publish(
-                ToolRetried(
-                    tool_name="open_pull_request", attempt=2, cause=type(error).__name__
-                )
+                ToolRetried(tool_name="open_pull_request", attempt=2, cause=type(error).__name__)
             )
             url = self._call("open_pull_request", arguments, attempt=2)
         self._bus.publish(

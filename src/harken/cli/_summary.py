@@ -107,7 +107,9 @@ class Line:
         self.end: Envelope[Event] | None = None
         self.below: list[Line] = []
 
-    def rows(self, lead: str = "", branch: str = "") -> Iterator[tuple[str, Envelope[Event] | None]]:
+    def rows(
+        self, lead: str = "", branch: str = ""
+    ) -> Iterator[tuple[str, Envelope[Event] | None]]:
         """
         Yield the text of this line and of those below it, each with the end of its operation.
         """

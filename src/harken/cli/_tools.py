@@ -90,7 +90,9 @@ class Tools:
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines()
                 name = path.relative_to(self._folder).as_posix()
-                found += [f"{name}:{n}" for n, line in enumerate(lines, 1) if re.search(pattern, line)]
+                found += [
+                    f"{name}:{n}" for n, line in enumerate(lines, 1) if re.search(pattern, line)
+                ]
         return found
 
     def write_file(self, path: str, text: str) -> int:
@@ -152,7 +154,9 @@ class Tools:
                 )
             except subprocess.TimeoutExpired as error:
                 command.fail(ok=False, **said)
-                raise TimeoutError(f"{shlex.join(argv[:1])} took longer than {timeout} s") from error
+                raise TimeoutError(
+                    f"{shlex.join(argv[:1])} took longer than {timeout} s"
+                ) from error
             if done.returncode == 0:
                 command.complete(exit_code=0, ok=True, **said)
             else:

@@ -65,7 +65,9 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"cannot write to {out}: {error.strerror}; choose another --out", 4) from error
+        raise Failure(
+            f"cannot write to {out}: {error.strerror}; choose another --out", 4
+        ) from error
     outputs, story = Outputs(out), Story()
     port = _free_port() if serve == 0 else serve
     bus = _configured(outputs, port)

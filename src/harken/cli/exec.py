@@ -40,7 +40,9 @@ _FORWARDED = (*_ENDINGS, "SIGQUIT", "SIGUSR1", "SIGUSR2")
 @click.option("--name", metavar="NAME", help="What the record calls it; by default the program.")
 @click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
-def command(context: click.Context, actor: str | None, name: str | None, argv: tuple[str, ...]) -> None:
+def command(
+    context: click.Context, actor: str | None, name: str | None, argv: tuple[str, ...]
+) -> None:
     """
     Run any command, on the record.
 
@@ -63,8 +65,8 @@ def command(context: click.Context, actor: str | None, name: str | None, argv: t
         )
     child = Child(argv)
     try:
-        bus = _configured()
         who = actor or _who()
+        bus = _configured()
     except (HarkenError, OSError) as error:
         raise Failure(f"{error}; {argv[0]} was not run", NOT_SET_UP) from error
     code = _run(bus, child, name or PurePath(argv[0]).name, who)

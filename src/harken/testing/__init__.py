@@ -5,16 +5,16 @@ What tests of code on a bus need: capture, a clock that stands still, ids that c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import TypeVar
 
 from harken import Bus, Clock, Envelope, Event, Ids
 
 E = TypeVar("E", bound=Event)
 
-START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 """Where a `FixedClock` stands at first."""
 
 
@@ -110,7 +110,7 @@ class Captured:
 
 
 @contextmanager
-def capture(bus: Bus, /, *types: type[Event]) -> Iterator[Captured]:
+def capture(bus: Bus, /, *types: type[Event]) -> Generator[Captured]:
     """
     Keep what is published on *bus* inside the block: events of *types*, or all.
 

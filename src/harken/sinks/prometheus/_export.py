@@ -131,7 +131,6 @@ class MetricsFile:
         self._interval = interval
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._failing = False
         try:
             self.write()
         except OSError as error:
@@ -167,15 +166,18 @@ class MetricsFile:
         return True
 
     def _write_on(self) -> None:
+        failing = False
         while not self._stopped.wait(self._interval):
             try:
                 self.write()
-            except Exception:  # somebody else's collector may raise anything
-                if not self._failing:
-                    _log.exception("cannot write metrics to %s; trying on", self.path)
-                self._failing = True
+            except Exception:
+                # Somebody else's collector may raise anything. Saying so once is loud enough.
+                if failing:
+                    continue
+                failing = True
+                _log.exception("cannot write metrics to %s; trying on", self.path)
             else:
-                self._failing = False
+                failing = False
 
     def close(self, timeout: float) -> None:
         """
