@@ -4,7 +4,6 @@ The bus: publish and subscribe, on blinker.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import logging
@@ -26,6 +25,7 @@ from harken.delivery import (
     SupportsAttached,
     SupportsClose,
     Worker,
+    running_loop,
 )
 from harken.dispatch import Dispatcher
 from harken.envelope import Clock, Envelope, Ids, Mint
@@ -47,6 +47,8 @@ from harken.subscription import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from harken.body import Encoder
     from harken.redaction import Redactor
 
@@ -749,9 +751,9 @@ def _name_of(listener: object, attribute: str) -> str:
 
 
 async def _in_thread(call: Callable[[], FlushReport]) -> FlushReport:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    import asyncio
+
+    if running_loop() is None:
         report = await sys.modules["trio"].to_thread.run_sync(call)
         return cast("FlushReport", report)
     return await asyncio.to_thread(call)

@@ -154,10 +154,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _START = re.compile(
     rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","seq":(\d{1,18}),"v":1,'
-    rb'"id":(?:"[^"\\]*"|null),"event_type":"([^"\\]*)",'
+    rb'"id":(?:"[^"\\\x80-\xff]*"|null),"event_type":"([^"\\\x80-\xff]*)",'
 )
 _END = re.compile(
-    rb',"writer":"([^"\\]{1,64})","n":(\d{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\n'
+    rb',"writer":"([^"\\\x80-\xff]{1,64})","n":(\d{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\n'
 )
 _END_BYTES = 400
 

@@ -345,15 +345,16 @@ class Redactor:
         if text in self._allow:
             return text
         found = {} if counts is None else counts
-        whole = _ENVIRONMENT.fullmatch(text)
-        if whole is not None and self._is_secret(whole["name"], whole["v"]):
-            return f"{whole['name']}={self._mask(whole['v'], 'key', found)}"
+        given = text
         lowered = text.lower()
         for kind, literals, pattern in _COMPILED:
             if any(literal in lowered for literal in literals):
                 text = self._replace(pattern, kind, text, found)
         for kind, pattern in self._own:
             text = self._replace(pattern, kind, text, found)
+        whole = _ENVIRONMENT.fullmatch(text) if text == given else None
+        if whole is not None and self._is_secret(whole["name"], whole["v"]):
+            return f"{whole['name']}={self._mask(whole['v'], 'key', found)}"
         return text
 
     def _list(self, values: list[JSON], counts: dict[str, int]) -> list[JSON]:

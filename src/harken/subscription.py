@@ -4,7 +4,6 @@ One subscriber of a bus: what it listens to, how it is called, and how it is doi
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -33,6 +32,8 @@ from harken.event import Event
 from harken.scope import cause, enter, leave, leave_cause
 
 if TYPE_CHECKING:
+    import asyncio
+
     from harken.bus import Bus
 
 Handler: TypeAlias = Callable[[Envelope[Any]], object]

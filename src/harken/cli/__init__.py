@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from typing import Any
 
 import click
 
-from harken.cli._common import Failure, printable
+from harken.cli._common import complain, printable
 from harken.errors import AuditPathError, EventError, HarkenError, SettingsError, TraceExporterError
 
 COMMANDS = {
@@ -79,24 +80,33 @@ class Commands(click.Group):
             return None
         return result
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """
         Run the command line and exit; without *standalone_mode*, return instead and raise.
         """
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, False, **extra)
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, **extra)
         except click.Abort:
             code = INTERRUPTED
         except click.ClickException as error:
-            code = _report(error)
+            code = _show(error)
         except HarkenError as error:
-            code = _report(Failure(str(error), exit_code_of(error)))
+            complain(str(error))
+            code = exit_code_of(error)
         except OSError as error:
-            code = _report(Failure(str(error), UNUSABLE))
+            complain(str(error))
+            code = UNUSABLE
         sys.exit(code)
 
 
@@ -107,9 +117,11 @@ def exit_code_of(error: HarkenError) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
 
 
-def _report(error: click.ClickException) -> int:
-    error.message = printable(error.message)
-    error.show()
+def _show(error: click.ClickException) -> int:
+    shown = StringIO()
+    error.show(shown)
+    for line in shown.getvalue().splitlines():
+        click.echo(printable(line), err=True)
     return error.exit_code
 
 

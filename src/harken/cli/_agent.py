@@ -32,7 +32,7 @@ STORIES = (
     ("watch", "Watch the books for changes until you are told to stop."),
     ("digest", "Sum up every booking since the firm was founded."),
 )
-"""What is in the queue, over and over: the first succeeds, the second is cancelled, the last fails."""
+"""The tasks in the queue, over and over: one succeeds, one is cancelled, one fails."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -163,9 +163,10 @@ class Agent:
             effect="read",
         )
         async with self._bus.operation(started):
-            before = _changes_in(self._folder / name)
+            seen: set[tuple[str, int]] = set()
             at_work.release()
-            while before == _changes_in(self._folder / name):
+            while True:
+                seen |= _files_in(self._folder / name)
                 await asyncio.sleep(0.01)
 
     def _digest(self, run: Operation[RunStarted], usage: Usage) -> None:
@@ -184,5 +185,5 @@ class Agent:
                 raise
 
 
-def _changes_in(folder: Path) -> list[tuple[str, int]]:
-    return sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+def _files_in(folder: Path) -> set[tuple[str, int]]:
+    return {(path.name, path.stat().st_mtime_ns) for path in folder.iterdir()}

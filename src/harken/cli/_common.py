@@ -1,10 +1,12 @@
 """
-What several commands need: failures, text that is safe on a terminal, event types by name.
+What several commands need: an end with one sentence, safe text, event types by name.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -12,14 +14,19 @@ from harken import Event, event_types, find
 from harken.errors import UnknownEventError
 
 
-class Failure(click.ClickException):
+def fail(message: str, exit_code: int = 1) -> NoReturn:
     """
-    Ends the command with one sentence on standard error.
+    End the command with one sentence on standard error.
     """
+    complain(message)
+    raise click.exceptions.Exit(exit_code)
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+
+def complain(message: str) -> None:
+    """
+    Say on standard error what went wrong, as click says it.
+    """
+    click.echo(f"Error: {printable(message)}", err=True)
 
 
 def printable(text: str) -> str:
@@ -49,8 +56,7 @@ def all_types() -> dict[str, type[Event]]:
     """
     Return every event type of the catalog by dotted name, in that order.
     """
-    import harken.catalog as _
-
+    import_module("harken.catalog")
     return dict(sorted(event_types().items()))
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import harken
@@ -195,7 +194,7 @@ class Repair:
         return answer
 
     @contextmanager
-    def _turn(self, iteration: int) -> Iterator[None]:
+    def _turn(self, iteration: int) -> Generator[None]:
         usage = self._usage
         read, written = usage.input_tokens, usage.output_tokens
         usage.iterations = iteration
@@ -206,7 +205,7 @@ class Repair:
             )
 
     @contextmanager
-    def _step(self, plan_id: str, number: int, description: str) -> Iterator[None]:
+    def _step(self, plan_id: str, number: int, description: str) -> Generator[None]:
         step = PlanStepStarted(plan_id=plan_id, step_number=number, step_description=description)
         with self._bus.operation(step):
             yield
@@ -296,7 +295,7 @@ class Repair:
                 approval_id=approval_id,
                 subject=subject,
                 prompt=prompt,
-                expires_at=datetime.now(timezone.utc) + timedelta(hours=1),
+                expires_at=datetime.now(UTC) + timedelta(hours=1),
             )
         )
         time.sleep(_THINKING_TIME)
@@ -379,7 +378,7 @@ class Repair:
                     scope="pull_request:write",
                     integration="forge",
                     ttl_s=900,
-                    expires_at=datetime.now(timezone.utc) + timedelta(seconds=900),
+                    expires_at=datetime.now(UTC) + timedelta(seconds=900),
                     issued_to=AGENT,
                 )
             )

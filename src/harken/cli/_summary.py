@@ -159,10 +159,10 @@ def show_tree(envelopes: Iterable[Envelope[Event]]) -> None:
     rows = [row for line in tree_of(envelopes) for row in line.rows()]
     width = max(len(text) for text, _ in rows)
     for text, end in rows:
-        if end is None:
+        if end is None or end.outcome is None:
             click.secho(text, dim=True)
             continue
-        outcome = click.style(f"{end.outcome or '':<9}", fg=COLOURS.get(end.outcome))
+        outcome = click.style(f"{end.outcome.value:<9}", fg=COLOURS.get(end.outcome))
         click.echo(f"{text:<{width}}  {outcome}  {_duration(end.duration):>8}")
 
 

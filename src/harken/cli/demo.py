@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ import click
 import harken
 from harken import Bus, Envelope, Event
 from harken.cli._agent import Agent
-from harken.cli._common import Failure, printable
+from harken.cli._common import fail, printable
 from harken.cli._summary import Outputs, Story, show_files, show_next, show_tree
 
 ADDRESS = "127.0.0.1"
@@ -65,9 +65,7 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(
-            f"cannot write to {out}: {error.strerror}; choose another --out", 4
-        ) from error
+        fail(f"cannot write to {out}: {error.strerror}; choose another --out", 4)
     outputs, story = Outputs(out), Story()
     port = _free_port() if serve == 0 else serve
     bus = _configured(outputs, port)
@@ -120,7 +118,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def progress(bus: Bus, runs: int) -> Iterator[None]:
+def progress(bus: Bus, runs: int) -> Generator[None]:
     """
     Show inside the block what is going on, if somebody is looking.
     """

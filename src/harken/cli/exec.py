@@ -18,7 +18,7 @@ import click
 import harken
 from harken import JSON, Bus, Settings
 from harken.catalog import CommandStarted
-from harken.cli._common import Failure, printable
+from harken.cli._common import complain, fail
 from harken.errors import DeliveryError, HarkenError
 from harken.redaction import Redactor
 
@@ -68,7 +68,7 @@ def command(
         who = actor or _who()
         bus = _configured()
     except (HarkenError, OSError) as error:
-        raise Failure(f"{error}; {argv[0]} was not run", NOT_SET_UP) from error
+        fail(f"{error}; {argv[0]} was not run", NOT_SET_UP)
     code = _run(bus, child, name or PurePath(argv[0]).name, who)
     bus.close()
     context.exit(code)
@@ -92,7 +92,7 @@ def _who() -> str:
     if named is None:
         return f"user:{_login()}"
     if not _ACTOR.fullmatch(named):
-        raise Failure(
+        fail(
             f"HARKEN_ACTOR={named!r} is no actor; use user:ID, agent:ID, service:ID or system:ID",
             NOT_SET_UP,
         )
@@ -127,7 +127,7 @@ def _run(bus: Bus, child: Child, name: str, who: str) -> int:
                 error = caught
                 code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
                 what = "command not found" if code == NOT_FOUND else error.strerror
-                click.echo(f"harken: {printable(child.argv[0])}: {what}", err=True)
+                complain(f"{child.argv[0]}: {what}")
             said = {"params": params, "exit_code": code, "operator": who}
             if code == 0:
                 operation.complete(ok=True, **said)
@@ -136,7 +136,7 @@ def _run(bus: Bus, child: Child, name: str, who: str) -> int:
                 operation.fail(error, outcome=outcome, ok=False, **said)
     except DeliveryError as refusal:
         ran = f"{name} was not run" if code is None else f"{name} had run and exited with {code}"
-        raise Failure(f"{refusal}; {ran}", NOT_SET_UP) from refusal
+        fail(f"{refusal}; {ran}", NOT_SET_UP)
     return code
 
 
@@ -177,16 +177,15 @@ class Child:
             setsigmask=self._mask,
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
         )
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                code = os.waitstatus_to_exitcode(status)
-                break
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        while not ended:
             number = _next_signal(self._awaited)
             if number is not None and number != signal.SIGCHLD:
                 # A program that changed its user takes no signals from ours.
                 with suppress(PermissionError):
                     os.kill(pid, number)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return code
         self.killed_by = signal.Signals(-code).name

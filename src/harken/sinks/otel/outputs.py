@@ -235,7 +235,7 @@ class ToProvider:
                 "this tracer provider makes its own span ids: spans carry the ids of audit "
                 "records and log lines only as the attribute harken.span_id. Give the provider "
                 "id_generator=harken.sinks.otel.IdGenerator()",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def emit(self, spans: Sequence[Span], /) -> None:

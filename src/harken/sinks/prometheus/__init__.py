@@ -23,7 +23,7 @@ from harken.sinks.prometheus.instruments import INSTRUMENTS, Instrument
 
 __all__ = ["INSTRUMENTS", "Instrument", "PrometheusInstrumenter"]
 
-_log = logging.getLogger("harken")
+_logger = logging.getLogger("harken")
 
 
 class PrometheusInstrumenter:
@@ -142,7 +142,7 @@ class PrometheusInstrumenter:
         Feed the instruments. Safe from any thread.
         """
         if self._lost is not None:
-            _log.warning(self._lost)
+            _logger.warning(self._lost)
             self._lost = None
         self._metrics.write(batch)
 

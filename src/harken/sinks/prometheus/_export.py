@@ -22,7 +22,7 @@ from harken.errors import MetricsServerError, SettingsError
 CLIENT_TIMEOUT = 10.0
 """Seconds that a client may be silent before its connection is closed."""
 
-_log = logging.getLogger("harken")
+_logger = logging.getLogger("harken")
 
 
 class _Handler(MetricsHandler):
@@ -58,7 +58,7 @@ class _Server(ThreadingMixIn, TCPServer):
         # A client that hangs up or falls silent is its own affair.
         if not isinstance(error, OSError) and kind not in self._failed:
             self._failed.add(kind)
-            _log.error(
+            _logger.error(
                 "a scrape of the metrics failed; further ones of this kind are not logged",
                 exc_info=error,
             )
@@ -172,10 +172,9 @@ class MetricsFile:
                 self.write()
             except Exception:
                 # Somebody else's collector may raise anything. Saying so once is loud enough.
-                if failing:
-                    continue
+                if not failing:
+                    _logger.exception("cannot write metrics to %s; trying on", self.path)
                 failing = True
-                _log.exception("cannot write metrics to %s; trying on", self.path)
             else:
                 failing = False
 
@@ -191,4 +190,4 @@ class MetricsFile:
         """
         self._stopped.set()
         if not self.write(timeout):
-            _log.error("the last metrics are not in %s; there was no time left", self.path)
+            _logger.error("the last metrics are not in %s; there was no time left", self.path)

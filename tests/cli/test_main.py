@@ -1,0 +1,259 @@
+"""
+What holds for every command: help, fast start, errors, exit codes, pipes, terminals.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from harken.cli import COMMANDS, exit_code_of, main
+from harken.cli._common import printable
+from harken.errors import (
+    AuditPathError,
+    ClosedBusError,
+    HarkenError,
+    MetricsServerError,
+    SettingsError,
+    TraceExporterError,
+    UnknownEventError,
+)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+LOADED_BY = """
+import sys
+from harken.cli import main
+main(sys.argv[1:], standalone_mode=False)
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+class TestHelp:
+    def test_names_every_command(self) -> None:
+        """
+        `harken --help` lists all commands with the first sentence of their own help.
+        """
+        shown = CliRunner().invoke(main, ["--help"]).output
+
+        for name, summary in COMMANDS.items():
+            command: click.Command = import_module(f"harken.cli.{name}").command
+            assert name == command.name
+            assert summary.rstrip(".") == command.get_short_help_str(100).rstrip(".")
+            assert f"  {name:<9}{summary}" in shown
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    def test_every_command_has_its_own(self, name: str, option: str) -> None:
+        """
+        `harken COMMAND --help` says how to call it.
+        """
+        result = CliRunner().invoke(main, [name, option], prog_name="harken")
+
+        assert (0, f"Usage: harken {name} ") == (
+            result.exit_code,
+            result.output[: len(f"Usage: harken {name} ")],
+        )
+
+    def test_says_what_exit_codes_mean(self) -> None:
+        """
+        The exit codes are documented where they are looked for.
+        """
+        shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+
+        assert "0 done, 1 failed, 2 wrong usage or a malformed setting, 4 a file" in shown
+
+    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["version"], ["version", "-h"]])
+    def test_loads_no_other_command(self, run_python: RunPython, args: list[str]) -> None:
+        """
+        Help and version start without any command that they do not need, without a sink, and
+        without rich.
+        """
+        others = {f"harken.cli.{name}" for name in COMMANDS if name != "version"}
+
+        loaded = set(run_python(LOADED_BY, *args).stderr.split())
+
+        assert set() == loaded & {*others, "harken.sinks", "harken.catalog", "rich", "orjson"}
+
+
+def test_importing_the_module_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A program that looks at all modules of the package does not call the command line.
+    """
+    importlib.reload(import_module("harken.__main__"))
+
+    assert ("", "") == tuple(capsys.readouterr())
+
+
+class TestWithoutStandaloneMode:
+    """
+    An application that has the command line within its own is told, not ended.
+    """
+
+    def test_returns(self) -> None:
+        """
+        A command that went well returns.
+        """
+        assert main(["version"], standalone_mode=False) is None
+
+    def test_raises(self) -> None:
+        """
+        A mistake is raised as click raises it.
+        """
+        with pytest.raises(click.UsageError, match="no-such-command"):
+            main(["no-such-command"], standalone_mode=False)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            (1, HarkenError("any")),
+            (1, ClosedBusError("closed")),
+            (1, MetricsServerError("in use")),
+            (2, SettingsError("malformed")),
+            (2, UnknownEventError("unknown")),
+            (4, AuditPathError("unwritable", "audit.jsonl")),
+            (4, TraceExporterError("not installed")),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+    )
+    def test_have_exit_codes(self, code: int, error: HarkenError) -> None:
+        """
+        A script can tell what kind of error it was.
+        """
+        assert code == exit_code_of(error)
+
+    @pytest.mark.parametrize(
+        "args",
+        [["no-such-command"], ["catalog", "--no-such-option"], ["demo", "--runs", "0"], ["exec"]],
+        ids=" ".join,
+    )
+    def test_wrong_usage(self, args: list[str]) -> None:
+        """
+        A call that cannot be understood shows how it is called, and exits with 2.
+        """
+        result = CliRunner().invoke(main, args, prog_name="harken")
+
+        assert 2 == result.exit_code
+        assert result.stderr.startswith("Usage: harken ")
+        assert "\nError: " in result.stderr
+        assert "" == result.stdout
+
+    def test_malformed_setting(self, harken: Run) -> None:
+        """
+        A malformed setting is one sentence that names it, without a traceback.
+        """
+        done = harken("demo", returncode=2, env={"HARKEN_AUDIT_DURABILITY": "eternal"})
+
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: HARKEN_AUDIT_DURABILITY: ")
+        assert "" == done.stdout
+
+    def test_audit_log_that_cannot_be_opened(self, harken: Run, tmp_path: Path) -> None:
+        """
+        An audit log that cannot be opened is one sentence that names it.
+        """
+        (tmp_path / "out" / "audit.jsonl").mkdir(parents=True)
+
+        done = harken("demo", "--out", "out", returncode=4)
+
+        (line,) = done.stderr.splitlines()
+        assert "audit.jsonl" in line
+
+    def test_log_that_cannot_be_opened(self, harken: Run, tmp_path: Path) -> None:
+        """
+        Any other file that cannot be opened is one sentence that names it.
+        """
+        (tmp_path / "out" / "events.log").mkdir(parents=True)
+
+        done = harken("demo", "--out", "out", returncode=4)
+
+        (line,) = done.stderr.splitlines()
+        assert "events.log" in line
+
+    @pytest.mark.parametrize(
+        "args", [["catalog", "\x1b[31mx\u202e"], ["catalog", "--\x9b31mx"], ["\x1b]0;x\x07"]]
+    )
+    def test_show_what_was_given_harmlessly(self, args: list[str]) -> None:
+        """
+        What an error repeats of the call cannot steer the terminal.
+        """
+        result = CliRunner().invoke(main, args)
+
+        assert 2 == result.exit_code
+        assert all(char.isprintable() for char in result.stderr.replace("\n", ""))
+
+
+class TestPipe:
+    @pytest.mark.parametrize("command", ["catalog", "schema"])
+    def test_that_is_closed_early(self, started: Callable[..., subprocess.Popen[str]], command: str) -> None:
+        """
+        A reader that has seen enough, as `head` has, is no error and is not complained about.
+        """
+        process = started(command)
+        assert process.stdout is not None and process.stderr is not None
+
+        process.stdout.close()
+        complaints = process.stderr.read()
+
+        assert (0, "") == (process.wait(timeout=60), complaints)
+
+
+class TestTerminal:
+    def test_has_colours(self, on_terminal: Callable[..., object]) -> None:
+        """
+        On a terminal, names stand out.
+        """
+        terminal = on_terminal("catalog", "llm.*")
+
+        assert 0 == terminal.wait()
+        assert "\x1b[36mllm.chunk" in terminal.shown
+
+    def test_without_colours(self, on_terminal: Callable[..., object]) -> None:
+        """
+        With `NO_COLOR`, a terminal gets plain text.
+        """
+        terminal = on_terminal("catalog", "llm.*", env={"NO_COLOR": "1"})
+
+        assert 0 == terminal.wait()
+        assert "llm.chunk" in terminal.shown
+        assert "\x1b" not in terminal.shown
+
+    def test_is_not_overrun(self, on_terminal: Callable[..., object]) -> None:
+        """
+        On a terminal, long texts are wrapped to its width.
+        """
+        terminal = on_terminal("catalog", "agent.*", columns=60, env={"NO_COLOR": "1"})
+
+        assert 0 == terminal.wait()
+        assert 60 >= max(map(len, terminal.shown.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("shown", "given"),
+    [
+        ("plain, ünïcødé, 統計", "plain, ünïcødé, 統計"),
+        (r"\x1b[2J", "\x1b[2J"),
+        (r"one\r\ntwo\x07", "one\r\ntwo\x07"),
+        (r"\x9b31m\x85", "\x9b31m\x85"),
+        (r"evil\u202etxt.exe\u2066\u200b", "evil\u202etxt.exe\u2066\u200b"),
+        (r"\udcff\ud800", "\udcff\ud800"),
+        (r"\u2028\x7f", "\u2028\x7f"),
+    ],
+    ids=["harmless", "escape", "line end", "C1", "bidi", "surrogate", "separator"],
+)
+def test_printable(shown: str, given: str) -> None:
+    """
+    Text from outside can neither steer a terminal nor show itself as something else.
+    """
+    assert shown == printable(given)

@@ -1,0 +1,85 @@
+"""
+`harken schema`.
+"""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+import harken
+import harken.catalog
+from harken import Event
+from harken.catalog import ToolStarted
+from harken.cli import main
+from harken.cli.schema import schema_of_all
+
+DIALECT = jsonschema.Draft202012Validator
+
+
+class Place(msgspec.Struct):
+    """
+    Where something is.
+    """
+
+    shelf: int
+
+
+class BoxMoved(Event, name="clitest.box_moved"):
+    """
+    A box was moved.
+    """
+
+    to: Place
+
+
+def schema(*args: str) -> Result:
+    return CliRunner().invoke(main, ["schema", *args])
+
+
+def test_of_one_type() -> None:
+    """
+    The schema of one type is that of the library, as JSON.
+    """
+    assert harken.schema(ToolStarted) == json.loads(schema("tool.started").stdout)
+
+
+def test_of_all_types() -> None:
+    """
+    Without a type it is one valid schema that has all types of the catalog under `$defs`.
+    """
+    document = json.loads(schema().stdout)
+
+    DIALECT.check_schema(document)
+    types = {name: cls for name, cls in harken.event_types().items() if "test" not in name}
+    assert sorted(types) == [name for name in document["$defs"] if "test" not in name]
+    assert "x-unit" in document["$defs"]["tool.completed"]["properties"]["result_size"]
+
+
+def test_each_of_all_types_stands_alone() -> None:
+    """
+    Within the one document, a type that refers to a type of its own still finds it.
+    """
+    document = schema_of_all({"clitest.box_moved": BoxMoved})
+    validator = DIALECT({**document, "$ref": "urn:harken:event:clitest.box_moved"})
+
+    assert validator.is_valid({"to": {"shelf": 4}})
+    assert not validator.is_valid({"to": {"shelf": "four"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("tool.startet", "did you mean tool.started"), ("x", "see `harken catalog`")],
+)
+def test_of_an_unknown_type(name: str, hint: str) -> None:
+    """
+    A name that no type has is wrong usage, and near matches are named.
+    """
+    result = schema(name)
+
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert f"no event type is called '{name}'; {hint}" in result.stderr

@@ -1,0 +1,439 @@
+"""
+Redaction: what is a secret is taken out, what is none stays, and looking costs little.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from harken import JSON
+from harken.errors import RedactionError
+from harken.redaction import Redactor, is_secret_name
+
+# Made at run time, so that no file of the project holds what a scanner takes for a secret.
+_RANDOM = random.Random(7)
+
+
+def some(alphabet: str, length: int) -> str:
+    return "".join(_RANDOM.choice(alphabet) for _ in range(length))
+
+
+LETTERS = string.ascii_letters
+ALNUM = LETTERS + string.digits
+WORD = ALNUM + "_-"
+HEX = "0123456789abcdef"
+BASE32 = string.ascii_uppercase + "234567"
+
+
+def begin(kind: str) -> str:
+    return "-----" + f"BEGIN {kind}-----\n"
+
+
+def end(kind: str) -> str:
+    return "\n-----" + f"END {kind}-----"
+
+
+JWT = ".".join(("ey" + "J" + some(WORD, 30), "ey" + "J" + some(WORD, 60), some(WORD, 43)))
+
+SECRETS: dict[str, tuple[str, str]] = {
+    "aws id": ("aws_access_key", "AK" + "IA" + some(BASE32, 16)),
+    "aws session id": ("aws_access_key", "AS" + "IA" + some(BASE32, 16)),
+    **{f"github {kind}": ("github_token", f"gh{kind}" + "_" + some(ALNUM, 36)) for kind in "pousr"},
+    "github pat": ("github_pat", "github" + "_pat_" + some(ALNUM, 22) + "_" + some(ALNUM, 59)),
+    "gitlab": ("gitlab_pat", "gl" + "pat-" + some(WORD, 20)),
+    "slack bot": (
+        "slack_token",
+        "xo" + f"xb-{some('123', 11)}-{some('123', 11)}-{some(ALNUM, 24)}",
+    ),
+    "slack user": ("slack_token", "xo" + f"xp-{some('123', 11)}-{some(ALNUM, 24)}"),
+    "slack app": ("slack_app", "xa" + f"pp-1-{some(BASE32, 11)}-{some('123', 13)}-{some(HEX, 64)}"),
+    "slack webhook": ("slack_webhook", "https://hooks.slack" + ".com/services/" + some(ALNUM, 40)),
+    "jwt": ("jwt", JWT),
+    "rsa key": ("private_key", begin("RSA PRIVATE KEY") + some(ALNUM, 64) + end("RSA PRIVATE KEY")),
+    "openssh key": (
+        "private_key",
+        begin("OPENSSH PRIVATE KEY") + some(ALNUM, 64) + end("OPENSSH PRIVATE KEY"),
+    ),
+    "escaped key": (
+        "private_key",
+        (begin("PRIVATE KEY") + some(ALNUM, 64) + end("PRIVATE KEY")).replace("\n", "\\n"),
+    ),
+    "cut key": ("private_key", begin("PRIVATE KEY") + some(ALNUM, 64)),
+    "openai": ("openai", "sk" + "-" + some(ALNUM, 20) + "T3Blbk" + "FJ" + some(ALNUM, 20)),
+    "openai project": (
+        "openai",
+        "sk" + "-proj-" + some(WORD, 60) + "T3Blbk" + "FJ" + some(WORD, 60),
+    ),
+    "anthropic": ("anthropic", "sk" + "-ant-api03-" + some(WORD, 90)),
+    "google": ("gcp_api_key", "AI" + "za" + some(WORD, 35)),
+    "stripe": ("stripe", "sk" + "_live_" + some(ALNUM, 24)),
+    "npm": ("npm", "np" + "m_" + some(ALNUM, 36)),
+    "pypi": ("pypi", "py" + "pi-AgEIcHlwaS5vcmc" + some(WORD, 80)),
+    "sendgrid": ("sendgrid", "S" + f"G.{some(WORD, 22)}.{some(WORD, 43)}"),
+    "huggingface": ("huggingface", "h" + "f_" + some(LETTERS, 34)),
+    "twilio": ("twilio", "S" + "K" + some(HEX, 32)),
+    "azure": ("azure_storage", "Account" + "Key=" + some(ALNUM, 86) + "=="),
+    "digitalocean": ("digitalocean", "do" + "p_v1_" + some(HEX, 64)),
+    "vault": ("vault", "hv" + "s." + some(WORD, 24)),
+    "telegram": ("telegram", some("123456789", 9) + ":A" + "A" + some(ALNUM, 33)),
+    "postgres": ("url_credentials", "postgresql://user:" + "pass%40word@db/x"),
+    "redis": ("url_credentials", "redis://:" + "longpassword@cache:6379/0"),
+    "amqp": ("url_credentials", "amqp://a%20b:" + "c%3Ad@mq"),
+    "bearer": ("auth_header", "Authorization: Bearer " + some(WORD, 20) + "7"),
+    "basic": ("auth_header", "Authorization: Basic " + some(ALNUM, 23) + "="),
+    "cookie": ("cookie", "Set-Cookie: sid=" + some(ALNUM, 10)),
+    "assignment": ("assignment", "db_password = " + some(ALNUM, 20)),
+    "quoted": ("assignment", "client_secret: '" + some(ALNUM, 12) + "'"),
+    "json in text": ("assignment", '{"password": "' + some(ALNUM, 12) + '"}'),
+    "escaped json": ("assignment", r"{\"api_key\": \"" + some(ALNUM, 12) + r"\"}"),
+    "ado": ("assignment", "Server=db;User Id=a;Password=" + some(ALNUM, 12) + ";"),
+    "aws secret": ("assignment", "aws_secret_access_key=" + some(ALNUM, 40)),
+    "plain token": ("assignment", "token = " + some(ALNUM, 24)),
+    "flag": ("flag", "deploy --api-token=" + some(ALNUM, 5)),
+}
+
+HARMLESS = [
+    "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "00000000-0000-7000-8000-000000000005",
+    "sha256:" + "ab" * 32,
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "tokenizer/token stream",
+    "reset your password",
+    "the primary key of the table",
+    "author and authority",
+    "input_tokens=1234567",
+    "curl -H $API_KEY",
+    "password=${DB_PASSWORD}",
+    "api_key=<your-token>",
+    "password=******",
+    "[REDACTED]",
+    "[REDACTED:github_token]",
+    "https://host:8080/path?mail=a@b",
+    "git@host:a/b.git",
+    "mailto:someone@example.org",
+    "12:34:56:789",
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAUA",
+    "risk-assessment-of-a-long-running-job-2026",
+    "MAKIAVELLIAN",
+    "eyes.eyebrow",
+    begin("PUBLIC KEY") + "MIIB" + end("PUBLIC KEY"),
+    begin("CERTIFICATE") + "MIIB" + end("CERTIFICATE"),
+    "ghp_short",
+    "the bearer of this letter may enter",
+    "Basic usage of the tool is easy",
+    "SK8ER",
+    "def get_token(self, key=None): ...",
+    "~/.ssh/id_rsa.pub",
+    "\u5bc6\u7801\u548c\u4ee4\u724c",
+    "a cookie: the recipe",
+    "x = y",
+    "",
+]
+
+SECRET_NAMES = [
+    "password", "db_password", "Authorization", "api_key", "apiKey", "API-KEY", "x-api-key",
+    "clientSecret", "set-cookie", "refresh_token", "accessToken", "credentials", "passphrase",
+    "AWS_SECRET_ACCESS_KEY", "OPENAI_KEY", "SMTP_PASS", "token", "token2", "Proxy-Authorization",
+    "X-Auth-Token", "private.key", "JWT", "auth",
+]  # fmt: skip
+
+HARMLESS_NAMES = [
+    "input_tokens", "token_type", "primary_key", "PRIMARY_KEY", "author", "authority", "keyboard",
+    "monkey", "key", "credential_id", "token_budget", "result_digest", "token_count", "max_tokens",
+    "public_key", "next_token", "has_password_reset", "pass", "passed", "compass", "tokens_used",
+    "", "7", "secretary",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["re2", "python"])
+def redactor(request: pytest.FixtureRequest) -> Redactor:
+    return Redactor(engine=request.param)
+
+
+def line(value: JSON) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def redacted(redactor: Redactor, value: JSON) -> JSON:
+    """
+    Do what the encoder of a bus does.
+    """
+    return redactor.tree(value, {}) if redactor.suspicious(line(value)) else value
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_known_kinds(redactor: Redactor, name: str) -> None:
+    """
+    Every listed kind is found, named and counted, wherever it stands in a text.
+    """
+    kind, secret = SECRETS[name]
+    core = secret[-6:] if kind != "url_credentials" else "@"
+    counts: dict[str, int] = {}
+    for text in (secret, f"before\n{secret}", f'"{secret}" after'):
+        value = {"note": [text]}
+        assert redactor.suspicious(line(value))
+        (found,) = redactor.tree(value, counts)["note"]
+        assert f"[REDACTED:{kind}]" in found
+        assert kind == "url_credentials" or core not in found.replace("EY]", "")
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless(redactor: Redactor, text: str) -> None:
+    """
+    What only looks a little like a secret stays as it is.
+    """
+    assert text == redactor.text(text)
+    assert {"a": [text]} == redacted(redactor, {"a": [text]})
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_secret_names(redactor: Redactor, name: str) -> None:
+    """
+    A value under such a name is a secret, whatever it looks like.
+    """
+    assert is_secret_name(name)
+    for value in ("x", 7, ["a"], {"user": "u"}):
+        assert {name: "[REDACTED:key]"} == redacted(redactor, {name: value})
+
+
+@pytest.mark.parametrize("name", HARMLESS_NAMES)
+def test_harmless_names(redactor: Redactor, name: str) -> None:
+    """
+    Names that only contain such words are ordinary names.
+    """
+    assert not is_secret_name(name)
+    assert {name: "x"} == redacted(redactor, {name: "x"})
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, "", [], {}, {"type": "string"}, "$PASSWORD", "<password>", "****"]
+)
+def test_no_value(redactor: Redactor, value: JSON) -> None:
+    """
+    What holds no secret stays, also under a secret's name.
+    """
+    assert {"password": value} == redacted(redactor, {"password": value})
+
+
+def test_lists(redactor: Redactor) -> None:
+    """
+    The value after a flag, and a variable of an environment, are secrets.
+    """
+    value = ["--user", "u", "--password", "x", "-token", "y", "--password", "$P", "API_TOKEN=z"]
+
+    assert [
+        *("--user", "u", "--password", "[REDACTED:flag]", "-token", "[REDACTED:flag]"),
+        *("--password", "$P", "API_TOKEN=[REDACTED:key]"),
+    ] == redacted(redactor, value)
+
+
+def test_secret_as_a_key(redactor: Redactor) -> None:
+    """
+    A secret that is a key is one, too.
+    """
+    _, secret = SECRETS["github p"]
+
+    assert {"[REDACTED:github_token]": 1} == redacted(redactor, {secret: 1})
+
+
+def test_whole_jwt(redactor: Redactor) -> None:
+    """
+    Of a token with a signature nothing is left.
+    """
+    assert "a [REDACTED:jwt] b" == redactor.text(f"a {JWT} b")
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(codec="utf-8"))
+    | st.sampled_from([secret for _, secret in SECRETS.values()])
+    | st.sampled_from(HARMLESS),
+    lambda inside: (
+        st.lists(inside, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(SECRET_NAMES + HARMLESS_NAMES) | st.text(st.characters(codec="utf-8")),
+            inside,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+AROUND = st.text(st.sampled_from("ab_-.:=/@\"'\\\n\t\x00\u00e9 "), max_size=4)
+
+
+class TestLaws:
+    @given(JSON_VALUES)
+    def test_not_suspicious_means_nothing_to_do(self, value: JSON) -> None:
+        """
+        Where no candidate is found, nothing would have been changed; both engines agree.
+        """
+        plain, fast = Redactor(engine="python"), Redactor(engine="re2")
+        clean = plain.tree(value, {})
+
+        assert clean == fast.tree(value, {})
+        for redactor in (plain, fast):
+            assert redactor.suspicious(line(value)) or clean == value
+
+    @given(st.sampled_from(sorted(SECRETS)), AROUND, AROUND)
+    @example("cookie", "", "\u00e9")
+    def test_secret_in_odd_company(self, name: str, before: str, after: str) -> None:
+        """
+        Whatever stands around a secret, a candidate is found when the rules would find it.
+        """
+        text = before + SECRETS[name][1] + after
+        plain, fast = Redactor(engine="python"), Redactor(engine="re2")
+
+        if plain.text(text) != text:
+            assert plain.suspicious(line([text]))
+            assert fast.suspicious(line([text]))
+
+    @given(JSON_VALUES)
+    def test_twice_is_once(self, value: JSON) -> None:
+        """
+        What was redacted is not redacted again.
+        """
+        redactor = Redactor()
+        once = redactor.tree(value, {})
+        counts: dict[str, int] = {}
+
+        assert once == redactor.tree(once, counts)
+        assert {} == counts
+
+    @given(JSON_VALUES)
+    def test_input_is_left_alone(self, value: JSON) -> None:
+        """
+        The caller's own objects are not changed.
+        """
+        before = line(value)
+        Redactor().tree(value, {})
+
+        assert before == line(value)
+
+
+class TestSettings:
+    def test_own_pattern(self) -> None:
+        """
+        A pattern of one's own is found like the others, with a group or without.
+        """
+        redactor = Redactor(patterns={"badge": r"B-\d{4}", "pin": r"pin (?P<v>\d+)"})
+
+        assert redactor.suspicious(b"{}")
+        assert "[REDACTED:badge], pin [REDACTED:pin]" == redactor.text("B-1234, pin 99")
+
+    def test_own_key(self) -> None:
+        """
+        A name of one's own is a secret's name.
+        """
+        redactor = Redactor(keys=["Badge"])
+
+        assert {"badge": "[REDACTED:key]", "b": 1} == redacted(redactor, {"badge": "x", "b": 1})
+        assert not redactor.suspicious(b'{"b":1}')
+
+    def test_allowed(self) -> None:
+        """
+        Names and values that are known to be none stay.
+        """
+        _, secret = SECRETS["github p"]
+        redactor = Redactor(allow_keys=["Token"], allow=[secret, "changeme"])
+        value = {"token": "x", "password": "changeme", "a": secret, "b": f"is {secret}"}
+
+        assert value == redactor.tree(value, {})
+
+    def test_keyed_hash(self) -> None:
+        """
+        With a key the same secret gets the same mark, and another key another one.
+        """
+        value = {"password": "x", "note": SECRETS["github p"][1]}
+        first = Redactor(hash_key=b"one").tree(value, {})
+
+        assert first == Redactor(hash_key=b"one").tree(value, {})
+        assert first != Redactor(hash_key=b"two").tree(value, {})
+        assert first == Redactor(hash_key=b"one").tree(first, {})
+        assert first["password"].startswith("[HMAC:")
+        assert 19 == len(first["password"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"patterns": {"mine": "("}}, "the pattern 'mine' is malformed"),
+            ({"patterns": {"my own": "x"}}, "must be one word, not 'my own'"),
+            ({"engine": "perl"}, "engine='perl' is unknown; use auto, re2 or python"),
+        ],
+    )
+    def test_malformed(self, options: dict[str, object], message: str) -> None:
+        """
+        A malformed rule is named.
+        """
+        with pytest.raises(RedactionError, match=message.replace("(", r"\(")):
+            Redactor(**options)  # type: ignore[arg-type]
+
+    def test_without_re2(self, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        """
+        Without the fast engine the plain one is taken, unless the fast one was asked for.
+        """
+        code = textwrap.dedent("""
+            import sys
+            sys.modules["re2"] = None
+            from harken.redaction import Redactor
+            print(Redactor().suspicious(b'{"password":"x"}'), Redactor().suspicious(b'{"a":"x"}'))
+            try:
+                Redactor(engine="re2")
+            except Exception as error:
+                print(error)
+        """)
+
+        assert [
+            "True False",
+            "engine='re2' needs google-re2; pip install google-re2",
+        ] == run_python(code).stdout.splitlines()
+
+
+@pytest.mark.parametrize("engine", ["re2", "python"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "-ey" + "J",
+        "password=",
+        "://a:",
+        "key",
+        "bearer ",
+        "-----",
+        "x_",
+        "cookie: a",
+        "token\\",
+        "=",
+    ],
+)
+def test_hostile_text_costs_no_more_than_its_length(engine: str, piece: str) -> None:
+    """
+    Four times the text takes about four times the work, not sixteen times.
+    """
+    redactor = Redactor(engine=engine)  # type: ignore[arg-type]
+
+    def cost(size: int) -> float:
+        text = piece * (size // len(piece))
+        raw = line([text])
+        best = float("inf")
+        for _ in range(3):
+            begin = time.perf_counter()
+            redactor.text(text)
+            redactor.suspicious(raw)
+            best = min(best, time.perf_counter() - begin)
+        return best
+
+    cost(1000)
+    small, large = cost(50_000), cost(200_000)
+
+    # Quadratic work would be sixteen; noise and caches get the room in between.
+    assert large < 11 * max(small, 0.001)
