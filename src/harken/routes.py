@@ -146,13 +146,13 @@ class Routes:
     def __init__(self, audit_types: Mapping[str, bool]) -> None:
         self.audit_types = dict(audit_types)
         self._signal = Signal()
-        self._counted: dict[str, int] = {}
         self.renew()
 
     def renew(self) -> None:
         """
-        Take locks of our own, as in a forked child.
+        Take locks of our own and count anew, as in a forked child.
         """
+        self._counted: dict[str, int] = {}
         self._lock = threading.RLock()
         self._signal.lock = threading.RLock()
         self._known: dict[type, Route] = {}

@@ -18,6 +18,13 @@ import pytest
 
 HARKEN = (sys.executable, "-m", "harken")
 
+# Keys such as Ctrl-C reach only those whose terminal it is.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 Environment = dict[str, str | None]
 
 
@@ -34,14 +41,13 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         self.shown = ""
         self.process = subprocess.Popen(
-            argv,
+            [sys.executable, "-c", TAKE_TERMINAL, *argv],
             cwd=cwd,
             env=env,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
 

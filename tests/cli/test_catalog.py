@@ -5,20 +5,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-import harken
-import harken.catalog
-from harken import JSON, Event, content, unit
+from harken import JSON, Event, catalog as catalog_, content, describe, event_name, find, unit
 from harken.cli import main
 from harken.cli.catalog import fields_of, type_name
 
-import msgspec
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+CATALOG = sorted(event_name(getattr(catalog_, name)) for name in catalog_.__all__)
 
 
 class ParcelSent(Event, name="clitest.parcel_sent", audit=True, resource="parcel:{parcel_id}"):
@@ -50,24 +52,29 @@ class Silent(Event, name="clitest.silent"):
 
 
 def catalog(*args: str) -> Result:
+    """
+    Call `harken catalog` in this process, which knows the types of this module, too.
+    """
     return CliRunner().invoke(main, ["catalog", *args])
 
 
 class TestList:
-    def test_has_every_type(self) -> None:
+    def test_has_every_type(self, harken: Run) -> None:
         """
         Each type has one line: its name, whether it is audited, and what happened.
         """
-        heading, *lines = catalog().stdout.splitlines()
+        heading, *lines = harken("catalog").stdout.splitlines()
 
         assert ["TYPE", "AUDITED", "WHAT", "HAPPENED"] == heading.split()
-        assert sorted(harken.event_types()) == [line.split()[0] for line in lines]
+        assert CATALOG == [line.split()[0] for line in lines]
+        audited = {name: "yes" if describe(find(name)).audit else "-" for name in CATALOG}
+        assert audited == dict(line.split()[:2] for line in lines)
 
-    def test_says_what_happened(self) -> None:
+    def test_says_what_happened(self, harken: Run) -> None:
         """
         The first sentence of a type's docstring is told, off a terminal in one plain line.
         """
-        shown = catalog("tool.*").stdout.splitlines()
+        shown = harken("catalog", "tool.*").stdout.splitlines()
 
         assert (
             "tool.started    yes      The agent called a tool; published before the tool runs."
@@ -75,11 +82,11 @@ class TestList:
         )
         assert "tool.retried    -        A tool call did not work and will be tried again." in shown
 
-    def test_of_a_pattern(self) -> None:
+    def test_of_a_pattern(self, harken: Run) -> None:
         """
         A pattern lists the types whose names it matches.
         """
-        rows = json.loads(catalog("run.c*", "-o", "json").stdout)
+        rows = json.loads(harken("catalog", "run.c*", "-o", "json").stdout)
 
         assert [
             {
@@ -191,12 +198,12 @@ Fields
             "doc": "policy, user or hook.",
         } == fields["decided_by"]
 
-    @pytest.mark.parametrize("name", sorted(harken.event_types()))
+    @pytest.mark.parametrize("name", CATALOG)
     def test_of_every_type(self, name: str) -> None:
         """
         Every type of the catalog has a page with all of its fields.
         """
-        cls = harken.find(name)
+        cls = find(name)
 
         shown = catalog(name).stdout
 
@@ -216,7 +223,7 @@ Fields
         """
         What a base class says of a field holds for its subclasses.
         """
-        docs = {field.name: field.doc for field in fields_of(harken.find("run.completed"))}
+        docs = {field.name: field.doc for field in fields_of(find("run.completed"))}
 
         assert "Part of output_tokens." == docs["reasoning_tokens"]
 
@@ -227,8 +234,8 @@ Fields
         ("int", int),
         ("datetime", datetime),
         ("JSON", Any),
-        ("int | None", Optional[int]),
-        ("str | int", str | int),
+        ("str | None", str | None),
+        ("str | int", Annotated[str, "of any kind"] | int),
         ("tuple[str, ...]", tuple[str, ...]),
         ("Mapping[str, JSON]", Mapping[str, Any]),
         ("list[int | None]", list[Annotated[int, "of any kind"] | None]),

@@ -5,7 +5,6 @@ What holds for every command: help, fast start, errors, exit codes, pipes, termi
 from __future__ import annotations
 
 import importlib
-
 import subprocess
 from collections.abc import Callable
 from importlib import import_module
@@ -71,6 +70,15 @@ class TestHelp:
         shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
 
         assert "0 done, 1 failed, 2 wrong usage or a malformed setting, 4 a file" in shown
+
+    @pytest.mark.parametrize("args", [["catalog"], ["schema"], ["exec", "true"]], ids=" ".join)
+    def test_a_command_loads_no_rich(self, run_python: RunPython, args: list[str]) -> None:
+        """
+        Off a terminal nothing is drawn, and what would draw it is not loaded.
+        """
+        loaded = set(run_python(LOADED_BY, *args).stderr.split())
+
+        assert set() == loaded & {"rich", "structlog", "prometheus_client", "opentelemetry"}
 
     @pytest.mark.parametrize("args", [["--help"], ["--version"], ["version"], ["version", "-h"]])
     def test_loads_no_other_command(self, run_python: RunPython, args: list[str]) -> None:
@@ -196,7 +204,9 @@ class TestErrors:
 
 class TestPipe:
     @pytest.mark.parametrize("command", ["catalog", "schema"])
-    def test_that_is_closed_early(self, started: Callable[..., subprocess.Popen[str]], command: str) -> None:
+    def test_that_is_closed_early(
+        self, started: Callable[..., subprocess.Popen[str]], command: str
+    ) -> None:
         """
         A reader that has seen enough, as `head` has, is no error and is not complained about.
         """

@@ -11,6 +11,7 @@ import random
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -1999,9 +2000,8 @@ class TestFile:
         """
         path = tmp_path / "spans.jsonl"
         for name in ("a", "b"):
-            recorder = SpanRecorder(file_exporter(path))
-            recorder.write(tool_call(bus, name))
-            recorder.close(1)
+            with to_file(path) as recorder:
+                recorder.write(tool_call(bus, name))
 
         assert ["execute_tool a", "execute_tool b"] == names_in(path)
 
@@ -2013,14 +2013,14 @@ class TestFile:
         Rotation by rename needs no signal and no restart.
         """
         path = tmp_path / "spans.jsonl"
-        recorder = SpanRecorder(file_exporter(path))
-        recorder.write(tool_call(bus, "a"))
+        with to_file(path) as recorder:
+            recorder.write(tool_call(bus, "a"))
 
-        if how == "rename":
-            path.rename(tmp_path / "spans.1")
-        else:
-            path.unlink()
-        recorder.write(tool_call(bus, "b"))
+            if how == "rename":
+                path.rename(tmp_path / "spans.1")
+            else:
+                path.unlink()
+            recorder.write(tool_call(bus, "b"))
 
         assert ["execute_tool b"] == names_in(path)
 
@@ -2030,14 +2030,14 @@ class TestFile:
         """
         path = tmp_path / "folder" / "spans.jsonl"
         path.parent.mkdir()
-        recorder = SpanRecorder(file_exporter(path))
-        path.parent.rename(tmp_path / "away")
+        with to_file(path) as recorder:
+            path.parent.rename(tmp_path / "away")
 
-        for name in ("a", "b"):
-            with pytest.raises(FileNotFoundError):
-                recorder.write(tool_call(bus, name))
-        path.parent.mkdir()
-        recorder.write(tool_call(bus, "c"))
+            for name in ("a", "b"):
+                with pytest.raises(FileNotFoundError):
+                    recorder.write(tool_call(bus, name))
+            path.parent.mkdir()
+            recorder.write(tool_call(bus, "c"))
 
         assert ["execute_tool c"] == names_in(path)
 
@@ -2048,7 +2048,8 @@ class TestFile:
         path = tmp_path / "spans.jsonl"
         path.write_text('{"trace_id":"4bf9')
 
-        SpanRecorder(file_exporter(path)).write(tool_call(bus, "a"))
+        with to_file(path) as recorder:
+            recorder.write(tool_call(bus, "a"))
 
         first, second = path.read_text().splitlines()
         assert ('{"trace_id":"4bf9', "execute_tool a") == (first, json.loads(second)["name"])
@@ -2089,11 +2090,10 @@ print(dict(bus.health()["SpanRecorder"].errors))
         """
         What is no regular file has no end to look at.
         """
-        recorder = SpanRecorder(file_exporter("/dev/null"))
+        with to_file("/dev/null") as recorder:
+            recorder.write(tool_call(bus, "a"))
 
-        recorder.write(tool_call(bus, "a"))
-
-        assert recorder.flush(0) is True
+            assert recorder.flush(0) is True
 
     def test_a_path_that_cannot_be_opened_is_refused_at_once(self, tmp_path: Path) -> None:
         """
@@ -2107,13 +2107,25 @@ print(dict(bus.health()["SpanRecorder"].errors))
         Spans that come too late are refused, not lost in silence.
         """
         path = tmp_path / "spans.jsonl"
-        recorder = SpanRecorder(file_exporter(path))
-        recorder.close(1)
+        with to_file(path) as recorder:
+            pass
 
         with pytest.raises(SpanExportError):
             recorder.write(tool_call(bus, "late"))
 
         assert "" == path.read_text()
+
+
+@contextmanager
+def to_file(path: Path | str) -> Iterator[SpanRecorder]:
+    """
+    Record into a file that is closed after the block.
+    """
+    recorder = SpanRecorder(file_exporter(path))
+    try:
+        yield recorder
+    finally:
+        recorder.close(1)
 
 
 def tool_call(bus: Bus, name: str) -> list[Envelope[Event]]:

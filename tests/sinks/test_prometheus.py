@@ -67,7 +67,7 @@ from harken.catalog import (
 )
 from harken.errors import MetricsServerError, SettingsError
 from harken.sinks.prometheus import INSTRUMENTS, Instrument, PrometheusInstrumenter
-from harken.sinks.prometheus.instruments import (
+from harken.sinks.prometheus.rows import (
     AUDITED,
     Feed,
     Read,
@@ -1368,6 +1368,7 @@ class TestRegistry:
             ({"port": -1}, "metrics port -1"),
             ({"file_interval": 0}, "file_interval 0"),
             ({"file_interval": math.nan}, "file_interval nan"),
+            ({"file_interval": math.inf}, "file_interval inf"),
             ({"max_series": 0}, "max_series 0"),
         ],
     )
@@ -1707,6 +1708,21 @@ class TestFile:
         assert 1 == sum(
             "the last metrics are not in" in record.message for record in caplog.records
         )
+
+    def test_close_without_a_directory(self, tmp_path: Path) -> None:
+        """
+        A last writing that fails says so, and everything is closed all the same.
+        """
+        folder = tmp_path / "metrics"
+        folder.mkdir()
+        metrics = PrometheusInstrumenter(file_path=folder / "a.prom", file_interval=3600, port=0)
+        remove(folder)
+
+        with pytest.raises(FileNotFoundError):
+            metrics.close()
+
+        metrics.close()
+        assert metrics.port is None
 
     def test_nothing_to_flush(self, metrics: PrometheusInstrumenter) -> None:
         """

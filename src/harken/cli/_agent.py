@@ -142,8 +142,7 @@ class Agent:
         for _ in range(3):
             await at_work.acquire()
         watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        await asyncio.wait([watch])
 
     async def _watch_all(
         self, run: Operation[RunStarted], usage: Usage, at_work: asyncio.Semaphore

@@ -86,8 +86,8 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     click.echo("\nTry next:")
     show_next(outputs, story)
     if port is not None:
-        click.echo(f"\nServing http://{ADDRESS}:{port}/metrics until Ctrl-C.")
         with suppress(KeyboardInterrupt):
+            click.echo(f"\nServing http://{ADDRESS}:{port}/metrics until Ctrl-C.")
             Signal().wait()
         bus.close()
 

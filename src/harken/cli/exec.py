@@ -69,7 +69,7 @@ def command(
         bus = _configured()
     except (HarkenError, OSError) as error:
         fail(f"{error}; {argv[0]} was not run", NOT_SET_UP)
-    code = _run(bus, child, name or PurePath(argv[0]).name, who)
+    code = run_recorded(bus, child, name or PurePath(argv[0]).name, who)
     bus.close()
     context.exit(code)
 
@@ -90,7 +90,7 @@ def _configured() -> Bus:
 def _who() -> str:
     named = os.environ.get("HARKEN_ACTOR")
     if named is None:
-        return f"user:{_login()}"
+        return f"user:{login()}"
     if not _ACTOR.fullmatch(named):
         fail(
             f"HARKEN_ACTOR={named!r} is no actor; use user:ID, agent:ID, service:ID or system:ID",
@@ -99,7 +99,10 @@ def _who() -> str:
     return named
 
 
-def _login() -> str:
+def login() -> str:
+    """
+    Return the name of the user that this process belongs to, or the number without a name.
+    """
     # Not getpass.getuser(), which believes what the environment says.
     import pwd
 
@@ -109,7 +112,13 @@ def _login() -> str:
         return str(os.getuid())
 
 
-def _run(bus: Bus, child: Child, name: str, who: str) -> int:
+def run_recorded(bus: Bus, child: Child, name: str, who: str) -> int:
+    """
+    Run *child*, publish on *bus* that it was run, and return its exit code.
+
+    Raises:
+        click.exceptions.Exit: Somebody who is required to hear of it did not.
+    """
     request_id = uuid4().hex
     params = {"argv": name_secrets(child.argv)}
     code: int | None = None
@@ -233,8 +242,8 @@ def name_secrets(argv: Sequence[str]) -> list[JSON]:
     while rest:
         word = rest.pop(0)
         name, sign, value = word.partition("=")
-        if sign and value and is_secret(name, value):
-            shown.append({name: value})
+        if sign:
+            shown.append({name: value} if value and is_secret(name, value) else word)
         elif word.startswith("-") and rest and is_secret(word, rest[0]):
             shown.append({word: rest.pop(0)})
         else:

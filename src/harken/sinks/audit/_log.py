@@ -141,6 +141,7 @@ class AuditLog:
         self._interrupting: list[Draft] = []
         self._messages: list[str] = []
         self._missing: _Missing | None = None
+        self._outage = False
         self._records = 0
         self._lost = 0
         self._spilled = 0
@@ -327,8 +328,10 @@ class AuditLog:
             if written:
                 written -= 1
                 self._missing = None
-                self._messages.append(f"audit log {self.path!r} is written again")
         self._records += written
+        if error is None and self._outage:
+            self._outage = False
+            self._messages.append(f"audit log {self.path!r} is written again")
         if error is not None and len(drafts) > written:
             self._miss(drafts[written:], error)
         return error
@@ -343,6 +346,9 @@ class AuditLog:
         self._lost += len(drafts) - spilled
         if self._missing is None:
             self._missing = _Missing(_reason(error), first_n, first_n)
+        # On a disk that is nearly full every other record may fail: that is one outage.
+        if not self._outage:
+            self._outage = True
             fate = f"are kept in {self._spill.path!r}" if spilled else "are lost"
             self._messages.append(
                 f"audit log {self.path!r} cannot be written ({error.strerror or error}); records "
@@ -414,6 +420,8 @@ class AuditLog:
                 self._unsynced += count
                 if self._missing is None:
                     self._missing = _Missing(_reason(error), last_n - count + 1, last_n)
+                if not self._outage:
+                    self._outage = True
                     self._messages.append(
                         f"audit log {self.path!r} could not be synced "
                         f"({error.strerror or error}); records may be lost with the power"

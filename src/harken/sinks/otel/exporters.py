@@ -188,7 +188,7 @@ class OtlpExporter(SpanExporter):
 
     def __init__(self, make: MakeExporter) -> None:
         self._make = make
-        self._exporter = make()
+        self._made: SpanExporter | None = make()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """
@@ -210,9 +210,15 @@ class OtlpExporter(SpanExporter):
 
     def after_fork(self) -> None:
         """
-        Begin anew in a forked child.
+        Begin anew in a forked child, at the next span.
         """
-        self._exporter = self._make()
+        self._made = None
+
+    @property
+    def _exporter(self) -> SpanExporter:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 def span_line(span: ReadableSpan) -> str:

@@ -145,7 +145,7 @@ class ToExporter:
     def __init__(self, exporter: SpanExporter, make_resource: Callable[[], Resource]) -> None:
         self._exporter = exporter
         self._make_resource = make_resource
-        self._resource = make_resource()
+        self._resource: Resource | None = make_resource()
         self._scope = InstrumentationScope(SCOPE_NAME, _version(), None, SCOPE_ATTRIBUTES)
 
     def emit(self, spans: Sequence[Span], /) -> None:
@@ -155,6 +155,8 @@ class ToExporter:
         Raises:
             SpanExportError: The exporter says that it failed.
         """
+        if self._resource is None:
+            self._resource = self._make_resource()
         readable = [self._readable(span) for span in spans]
         token = context_api.attach(context_api.set_value(_SUPPRESS, True, Context()))
         try:
@@ -185,9 +187,11 @@ class ToExporter:
 
     def after_fork(self) -> None:
         """
-        Name the child in the resource, and renew the exporter if it knows how.
+        Let the resource name the child, and the exporter begin anew if it knows how.
         """
-        self._resource = self._make_resource()
+        # Made when it is needed: the SDK starts threads for it, and inside of the fork a lock of
+        # concurrent.futures may still be held.
+        self._resource = None
         if isinstance(self._exporter, SupportsAfterFork):
             self._exporter.after_fork()
 

@@ -19,7 +19,8 @@ from harken import Bus, Delivery, Envelope, Event
 from harken.errors import SettingsError
 from harken.sinks.prometheus._export import MetricsFile, MetricsServer
 from harken.sinks.prometheus._metrics import Metrics, Pooled
-from harken.sinks.prometheus.instruments import INSTRUMENTS, Instrument
+from harken.sinks.prometheus.instruments import INSTRUMENTS
+from harken.sinks.prometheus.rows import Instrument
 
 __all__ = ["INSTRUMENTS", "Instrument", "PrometheusInstrumenter"]
 
@@ -67,7 +68,9 @@ class PrometheusInstrumenter:
             Whether durations and task counters keep the trace and span id of a sampled event; they
             are exposed as OpenMetrics only.
 
-        instruments: What to measure; add your own to `INSTRUMENTS`.
+        instruments:
+            What to measure; add to `INSTRUMENTS` rows of your own, made with the functions of
+            `harken.sinks.prometheus.rows`.
 
     Raises:
         SettingsError:
@@ -97,10 +100,8 @@ class PrometheusInstrumenter:
     ) -> None:
         if port is not None and not 0 <= port <= 65_535:
             raise SettingsError(f"metrics port {port} is none; choose one from 0 to 65535")
-        if not file_interval > 0:
-            raise SettingsError(
-                f"file_interval {file_interval} must be a number of seconds above 0"
-            )
+        if not 0 < file_interval <= threading.TIMEOUT_MAX:
+            raise SettingsError(f"file_interval {file_interval} is no number of seconds above 0")
         if max_series < 1:
             raise SettingsError(f"max_series {max_series} leaves no room; choose 1 or more")
         # What prometheus_client found in the environment when it was imported.
@@ -159,7 +160,7 @@ class PrometheusInstrumenter:
         Raises:
             OSError: The file cannot be written.
         """
-        self._metrics.share()
+        self._metrics.share(timeout)
         return self._file is None or self._file.write(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -175,9 +176,11 @@ class PrometheusInstrumenter:
         if server is not None:
             server.close()
         file, self._file = self._file, None
-        if file is not None:
-            file.close(timeout)
-        self._metrics.retire()
+        try:
+            if file is not None:
+                file.close(timeout)
+        finally:
+            self._metrics.retire()
 
     def after_fork(self) -> None:
         """

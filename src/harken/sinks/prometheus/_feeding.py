@@ -19,7 +19,7 @@ from harken.sinks.prometheus._series import (
     refusal,
     word,
 )
-from harken.sinks.prometheus.instruments import Feed, Label
+from harken.sinks.prometheus.rows import Feed, Label
 
 MAX_OPEN = 65_536
 """Running operations that a gauge remembers; beyond, the oldest counts as ended."""

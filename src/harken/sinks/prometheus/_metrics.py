@@ -21,15 +21,8 @@ from harken import Bus, Envelope, Event
 from harken.errors import SettingsError
 from harken.sinks.prometheus._feeding import Plan, Running, Target, Vocabulary, act_of
 from harken.sinks.prometheus._series import REASONS, Family, Labels, word
-from harken.sinks.prometheus.instruments import (
-    AUDITED,
-    BUS_INSTRUMENTS,
-    Feed,
-    Instrument,
-    Kind,
-    Label,
-    Merge,
-)
+from harken.sinks.prometheus.instruments import BUS_INSTRUMENTS
+from harken.sinks.prometheus.rows import AUDITED, Feed, Instrument, Kind, Label, Merge
 
 MAX_WORDS = 100
 """Values that are learnt for one label; at most as many as a metric may have series."""
@@ -267,12 +260,15 @@ class Metrics:
             for labels in self._series.cells:
                 self._series.gauge(labels).set(len(self._families[labels[0]].cells))
 
-    def share(self) -> None:
+    def share(self, wait: float | None = None) -> None:
         """
         Where numbers are shared, tell the other processes how this one's buses are.
+
+        Args:
+            wait: Seconds to wait for another thread that does the same.
         """
         if self._shared:
-            self.read_buses()
+            self.read_buses(wait)
 
     def retire(self) -> None:
         """

@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
 
 from harken.errors import SettingsError
-from harken.sinks.prometheus.instruments import Kind, Merge
+from harken.sinks.prometheus.rows import Kind, Merge
 
 OTHER = "__other__"
 """The label value for what does not fit the bounds."""

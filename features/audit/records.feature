@@ -1,0 +1,77 @@
+Feature: The audit log says who did what, to what, and how it ended
+  Every audited event becomes one line of `audit.jsonl`, in the same order of members, in plain
+  ASCII JSON.
+  Nothing has to be installed to read it: `tail`, `grep` and `jq` will do.
+
+  Rule: One audited event is one record
+
+    Scenario: A tool call is recorded with actor, action, resource and outcome
+      Given an agent with an audit log
+      When "agent:billing" calls a tool in run "r-42" of session "s-1"
+      Then the audit log holds "tool.started", "tool.completed"
+      And the record of "tool.completed" says
+        | actor              | agent:billing |
+        | action             | call          |
+        | resource           | tool:search   |
+        | outcome            | success       |
+        | run_id             | r-42          |
+        | session_id         | s-1           |
+        | metadata.tool_name | search        |
+
+    Scenario: Start and end of a call are joined by ids
+      Given an agent with an audit log
+      When the agent calls a tool
+      Then the record of "tool.completed" has the "id" of "tool.started" as its "started_event_id"
+      And both records have the same "span_id"
+
+    Scenario: What needs no audit is left out
+      Given an agent with an audit log
+      When the agent asks a model
+      And the agent opens a pull request
+      Then the audit log holds "pr.created"
+
+    Scenario: The log says itself when it was opened and closed
+      Given an agent with an audit log
+      When the agent opens a pull request
+      And the bus is closed
+      Then the lines of the audit log are "audit.open", "pr.created", "audit.close"
+
+  Rule: The operator decides what is audited
+
+    Scenario: A type can be raised into the audit log, and another one kept out
+      Given the setting HARKEN_AUDIT_TYPES is "llm.completed=on, pr.*=off"
+      And an agent with an audit log
+      When the agent asks a model
+      And the agent opens a pull request
+      Then the audit log holds "llm.completed"
+
+  Rule: Content is kept only where it was asked for, its digest always
+
+    Scenario: Arguments are kept, and of a result the digest and the size
+      Given an agent with an audit log
+      When the agent searches for "open invoices" and finds "17 of them"
+      Then the record of "tool.started" says
+        | metadata.arguments.q | open invoices |
+      And the record of "tool.completed" says
+        | metadata.result_size | 12 |
+      And the record of "tool.completed" has no "metadata.result"
+      And the record of "tool.completed" has a digest as its "metadata.result_digest"
+
+    Scenario: The operator asks for results, too
+      Given the setting HARKEN_CAPTURE_CONTENT is "arguments, result"
+      And an agent with an audit log
+      When the agent searches for "open invoices" and finds "17 of them"
+      Then the record of "tool.completed" says
+        | metadata.result | 17 of them |
+
+  Rule: The log belongs to its owner
+
+    Scenario: Where no path is set, the log is in the owner's data folder and theirs alone
+      Given an agent "billing" with an audit log at its default path
+      When the agent opens a pull request
+      Then the audit log is at ".local/share/billing/audit.jsonl" in the owner's home
+      And nobody but its owner may read it, or look into its folder
+
+    Scenario: A path that cannot be written is said before the agent begins
+      When an agent with an audit log at "/dev/null" is configured
+      Then that is refused with "it is not a regular file; choose another path"

@@ -1,0 +1,47 @@
+Feature: Metrics over HTTP
+  A server shows its numbers at `/metrics` (`HARKEN_METRICS_PROMETHEUS_PORT`), to this machine only
+  unless it is told otherwise.
+
+  Rule: Prometheus finds the numbers at /metrics
+
+    Scenario: A scrape sees what the agent has done
+      Given an agent with metrics over HTTP
+      When the agent calls the tool "search" 3 times
+      And Prometheus scrapes "/metrics"
+      Then the metrics say
+        | infra_agent_tool_calls_total{tool="search",status="success"} | 3 |
+
+    Scenario: Nothing else is served
+      Given an agent with metrics over HTTP
+      When Prometheus scrapes "/"
+      Then the answer is 404
+
+    Scenario: Only this machine is served by default
+      Given an agent with metrics over HTTP
+      When Prometheus scrapes "/metrics"
+      Then the metrics are served at "127.0.0.1" only
+
+  Rule: A number leads to its trace
+
+    Scenario: An exemplar names the trace and the span of a tool call
+      Given an agent with metrics over HTTP
+      And a listener to "tool.completed"
+      When the agent calls the tool "search" 1 time
+      And Prometheus scrapes "/metrics" as OpenMetrics
+      Then an exemplar of "infra_agent_tool_call_duration_seconds_bucket" has the ids of "tool.completed"
+
+  Rule: Agents in one process do not share their numbers
+
+    Scenario: Each agent counts for itself
+      Given an agent with metrics over HTTP
+      And another agent in the same process, with metrics over HTTP of its own
+      When the agent calls the tool "search" 3 times
+      And Prometheus scrapes the other agent
+      Then the metrics do not mention "search"
+
+  Rule: A port that is taken is said, not ignored
+
+    Scenario: The operator is told that the port is in use, and what to do
+      Given a port that another program serves
+      When an agent with metrics over HTTP on that port is configured
+      Then that is refused with "choose another port, or 0 for any that is free"

@@ -1,0 +1,405 @@
+"""
+What the agent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+from agent import SPAN, TRACE, InvoiceDisputed, InvoicePaid, call_tool, open_pull_request
+from behave import given, when
+from scene import Scene, bus_of, noting
+
+import harken
+from harken import Bus
+from harken.catalog import (
+    ApprovalGranted,
+    ContextAssembled,
+    CredentialIssued,
+    LlmChunk,
+    LlmCompleted,
+    LlmStarted,
+    PlanCreated,
+    PrCreated,
+    RunStarted,
+    ToolCompleted,
+    ToolStarted,
+    TurnStarted,
+)
+
+# One tool call, one pull request, one invoice.
+
+
+@when("the agent calls a tool")
+def calls_a_tool(context: Scene) -> None:
+    context.worked = False
+    with noting(context), bus_of(context).operation(ToolStarted(tool_name="search")):
+        context.worked = True
+
+
+@when('the agent calls the tool "{name}" {count:d} time')
+@when('the agent calls the tool "{name}" {count:d} times')
+def calls_the_tool(context: Scene, name: str, count: int) -> None:
+    for _ in range(count):
+        call_tool(context.bus, name)
+
+
+@when("the agent calls {count:d} different tools")
+def calls_different_tools(context: Scene, count: int) -> None:
+    for number in range(count):
+        call_tool(context.bus, f"tool-{number}")
+
+
+@when("the agent opens a pull request")
+def opens_a_pull_request(context: Scene) -> None:
+    with noting(context):
+        open_pull_request(bus_of(context))
+
+
+@when("the agent opens pull request {number:d}")
+def opens_pull_request(context: Scene, number: int) -> None:
+    open_pull_request(context.bus, number)
+
+
+@when("the agent opens {count:d} pull requests")
+def opens_pull_requests(context: Scene, count: int) -> None:
+    with noting(context):
+        for number in range(1, count + 1):
+            open_pull_request(bus_of(context), number)
+
+
+@when("the agent tries to open {count:d} pull requests")
+def tries_to_open_pull_requests(context: Scene, count: int) -> None:
+    context.stopped = 0
+    for number in range(1, count + 1):
+        with noting(context):
+            open_pull_request(context.bus, number)
+        context.stopped += context.error is not None
+
+
+@when("the agent calls a tool and opens a pull request")
+def calls_a_tool_and_opens_a_pull_request(context: Scene) -> None:
+    call_tool(context.bus)
+    open_pull_request(context.bus)
+
+
+@when("the agent opens a pull request inside a tool call")
+def opens_a_pull_request_inside_a_tool_call(context: Scene) -> None:
+    with context.bus.operation(ToolStarted(tool_name="forge")):
+        open_pull_request(context.bus)
+
+
+@when("the agent pays an invoice")
+def pays_an_invoice(context: Scene) -> None:
+    context.envelope = context.bus.publish(InvoicePaid())
+
+
+@when("the agent pays an invoice and opens a pull request")
+def pays_an_invoice_and_opens_a_pull_request(context: Scene) -> None:
+    context.bus.publish(InvoicePaid())
+    open_pull_request(context.bus)
+
+
+@when("the agent disputes an invoice")
+def disputes_an_invoice(context: Scene) -> None:
+    context.bus.publish(InvoiceDisputed())
+
+
+@given("an approval was granted")
+def approval_was_granted(context: Scene) -> None:
+    context.approval = context.bus.publish(ApprovalGranted(approval_id="a-1"))
+
+
+@when("the agent pays an invoice because of it")
+def pays_an_invoice_because_of_it(context: Scene) -> None:
+    context.bus.publish(InvoicePaid(), causes=[context.approval])
+
+
+@when('the agent asks whether anybody listens to "{name}"')
+def asks_whether_anybody_listens(context: Scene, name: str) -> None:
+    context.answer = context.bus.enabled(harken.find(name))
+
+
+# How tool calls end.
+
+
+@when("the agent's tool {does:Ending}")
+def tool_does(context: Scene, does: Callable[[Bus], None]) -> None:
+    try:
+        does(context.bus)
+    except (ValueError, TimeoutError) as error:
+        context.error = error
+
+
+@when('the agent\'s tool fails with the message "{message}"')
+def tool_fails_with(context: Scene, message: str) -> None:
+    with context.bus.operation(ToolStarted(tool_name="login")) as call:
+        call.fail(message)
+
+
+@when("the agent's tool fails with a message of several lines and terminal controls")
+def tool_fails_with_controls(context: Scene) -> None:
+    with context.bus.operation(ToolStarted(tool_name="search")) as call:
+        call.fail('no\n{"level":"info","message":"all is well"}\n\x1b[2J\u202e\x9b31m')
+
+
+@when('the agent says that its tool ended as "{outcome}"')
+def says_that_its_tool_ended_as(context: Scene, outcome: str) -> None:
+    with context.bus.operation(ToolStarted(tool_name="search")) as call:
+        call.fail(outcome=outcome)
+
+
+@when("the agent gives its tool too little time")
+def gives_too_little_time(context: Scene) -> None:
+    async def main() -> None:
+        async def tool() -> None:
+            async with context.bus.operation(ToolStarted(tool_name="search")):
+                await asyncio.sleep(60)
+
+        await asyncio.wait_for(tool(), timeout=0.01)
+
+    try:
+        asyncio.run(main())
+    except TimeoutError as error:
+        context.error = error
+
+
+@given("the agent has called a tool and forgotten about it")
+def has_forgotten_a_call(context: Scene) -> None:
+    context.bus.operation(ToolStarted(tool_name="search")).start()
+
+
+@given("the agent has begun a run and called a tool in it")
+def has_begun_a_run(context: Scene) -> None:
+    run = context.bus.operation(RunStarted()).start()
+    assert run.scope is not None
+    with harken.scope(run_id=run.scope.run_id):
+        context.bus.operation(ToolStarted(tool_name="search")).start()
+
+
+@when("the agent ends the same tool call twice")
+def ends_the_same_call_twice(context: Scene) -> None:
+    call = context.bus.operation(ToolStarted(tool_name="search")).start()
+    call.end()
+    call.end()
+
+
+@when("the end of a tool call arrives before its start")
+def end_before_start(context: Scene) -> None:
+    context.bus.publish(ToolCompleted(tool_name="search", tool_call_id="c-1"))
+    context.bus.publish(ToolStarted(tool_name="search", tool_call_id="c-1"))
+
+
+@when("the agent calls {tools:Names} at once, and they end the other way round")
+def calls_at_once(context: Scene, tools: list[str]) -> None:
+    calls = [context.bus.operation(ToolStarted(tool_name=name)).start() for name in tools]
+    for call in reversed(calls):
+        call.end()
+
+
+@when("a run is cancelled in the middle of {count:d} parallel tool calls")
+def run_is_cancelled(context: Scene, count: int) -> None:
+    async def main() -> None:
+        at_work = asyncio.Semaphore(0)
+
+        async def tool() -> None:
+            async with context.bus.operation(ToolStarted(tool_name="search")):
+                at_work.release()
+                await asyncio.sleep(60)
+
+        async def run() -> None:
+            async with context.bus.operation(RunStarted()), asyncio.TaskGroup() as group:
+                for _ in range(count):
+                    group.create_task(tool())
+
+        task = asyncio.create_task(run())
+        for _ in range(count):
+            await at_work.acquire()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(main())
+
+
+# Scopes.
+
+
+@given('"{actor}" has called a tool in run "{run_id}" of session "{session_id}"')
+@when('"{actor}" calls a tool in run "{run_id}" of session "{session_id}"')
+def calls_in_a_run(context: Scene, actor: str, run_id: str, session_id: str) -> None:
+    with harken.scope(actor=actor, run_id=run_id, session_id=session_id):
+        call_tool(context.bus)
+
+
+@when('"{actor}" hands a part of run "{outer}" to run "{inner}"')
+def hands_to_another_run(context: Scene, actor: str, outer: str, inner: str) -> None:
+    with (
+        harken.scope(actor=actor, run_id=outer),
+        context.bus.operation(RunStarted()),
+        harken.scope(run_id=inner),
+        context.bus.operation(RunStarted()),
+    ):
+        pass
+
+
+@when("the runs {runs:Names} call {count:d} tools each, side by side")
+def runs_side_by_side(context: Scene, runs: list[str], count: int) -> None:
+    async def run(run_id: str) -> None:
+        with harken.scope(run_id=run_id):
+            for _ in range(count):
+                async with context.bus.operation(ToolStarted(tool_name="search")):
+                    await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*map(run, runs))
+
+    asyncio.run(main())
+
+
+@when('a thread that is bound to run "{run_id}" calls a tool')
+def bound_thread(context: Scene, run_id: str) -> None:
+    with harken.scope(run_id=run_id):
+        thread = threading.Thread(target=harken.bind(call_tool), args=(context.bus,))
+    thread.start()
+    thread.join()
+
+
+@when("the agent starts a program inside a tool call")
+def starts_a_program(context: Scene) -> None:
+    code = "import harken; print(harken.current_context()['trace_id'])"
+    with context.bus.operation(ToolStarted(tool_name="python")):
+        context.ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env=harken.child_env(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+
+@when("the agent sends a request inside a tool call")
+def sends_a_request(context: Scene) -> None:
+    with context.bus.operation(ToolStarted(tool_name="fetch")):
+        context.headers = harken.inject({"accept": "text/html"})
+
+
+# Arguments and content.
+
+
+@when('the agent calls a tool with the argument "{name}" set to "{value}"')
+def calls_with_argument(context: Scene, name: str, value: str) -> None:
+    arguments = {name: value}
+    with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)) as call:
+        call.complete(result=f"seen {value}")
+
+
+@when('the agent searches for "{query}" and finds "{result}"')
+def searches(context: Scene, query: str, result: str) -> None:
+    arguments = {"q": query}
+    with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)) as call:
+        call.complete(result=result)
+
+
+# Models, plans, context, credentials.
+
+
+@when("the agent asks a model")
+def asks_a_model(context: Scene) -> None:
+    with context.bus.operation(LlmStarted(model="m-1", provider="acme")):
+        pass
+
+
+COUNTS = {"once": 1, "twice": 2}
+
+
+@when(
+    'the agent asks the model "{model}" {times:w}, for {read:d} tokens in, {written:d} tokens out '
+    "and {cost:f} US dollars each"
+)
+def asks_the_model(
+    context: Scene, model: str, times: str, read: int, written: int, cost: float
+) -> None:
+    for _ in range(COUNTS[times]):
+        with context.bus.operation(LlmStarted(model=model, provider="acme")) as call:
+            call.complete(input_tokens=read, output_tokens=written, cost_usd=cost)
+
+
+@when("the agent reports a model's cost as NaN")
+def reports_nan(context: Scene) -> None:
+    context.bus.publish(LlmCompleted(llm_call_id="l-1", model="m-1", cost_usd=float("nan")))
+
+
+@when("a model's answer arrives in {count:d} pieces")
+def answer_arrives_in_pieces(context: Scene, count: int) -> None:
+    for index in range(count):
+        context.bus.publish(LlmChunk(llm_call_id="l-1", index=index))
+
+
+@when("the agent carries out {done:d} plans and gives up {given_up:d}")
+def carries_out_plans(context: Scene, done: int, given_up: int) -> None:
+    for _ in range(done):
+        with context.bus.operation(PlanCreated()):
+            pass
+    for _ in range(given_up):
+        with context.bus.operation(PlanCreated()) as plan:
+            plan.cancel("not needed any more")
+
+
+@when("the agent assembles a context of {fragments:d} fragments that uses {share:f} of its budget")
+def assembles_a_context(context: Scene, fragments: int, share: float) -> None:
+    context.bus.publish(ContextAssembled(fragments=fragments, budget_utilization=share))
+
+
+@when('the agent is given a credential for "{scope}"')
+def is_given_a_credential(context: Scene, scope: str) -> None:
+    context.bus.publish(CredentialIssued(credential_id="k-1", scope=scope))
+
+
+@when('the agent is given a credential for "{scope}" inside a tool call')
+def is_given_a_credential_inside(context: Scene, scope: str) -> None:
+    with context.bus.operation(ToolStarted(tool_name="search")):
+        context.bus.publish(CredentialIssued(credential_id="k-1", scope=scope))
+
+
+# Traces.
+
+
+@when("the agent calls a tool in a turn of a run")
+def calls_in_a_turn(context: Scene) -> None:
+    with (
+        context.bus.operation(RunStarted()),
+        context.bus.operation(TurnStarted(iteration=1)),
+        context.bus.operation(ToolStarted(tool_name="search")),
+    ):
+        pass
+
+
+@when('a request with the trace "{trace_id}" runs the phases {phases:Names}')
+def request_runs_phases(context: Scene, trace_id: str, phases: list[str]) -> None:
+    for phase in phases:
+        with (
+            harken.scope(traceparent=f"00-{trace_id}-{SPAN}-01", phase=phase),
+            context.bus.operation(RunStarted()),
+            context.bus.operation(ToolStarted(tool_name="search")),
+        ):
+            pass
+
+
+@when("a request that is not sampled calls a tool")
+def unsampled_request(context: Scene) -> None:
+    with harken.scope(traceparent=f"00-{TRACE}-{SPAN}-00"):
+        call_tool(context.bus)
+
+
+@when("the agent calls a tool inside a span of the application")
+def calls_inside_a_span(context: Scene) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider().get_tracer("application")
+    with tracer.start_as_current_span("handle request") as span:
+        context.span = span.get_span_context()
+        call_tool(context.bus)

@@ -1,0 +1,57 @@
+Feature: One trace through everything
+  A request comes in with a trace, runs through phases, tools and programs, and goes out again.
+  All of it is one trace, whoever traces the rest.
+
+  Rule: An inbound trace is gone on with
+
+    Scenario: Two phases of one request share its trace
+      Given an agent with an audit log and traces in a file
+      When a request with the trace "4bf92f3577b34da6a3ce929d0e0e4736" runs the phases "analysis" and "execution"
+      And the bus is closed
+      Then every record and every span has the trace "4bf92f3577b34da6a3ce929d0e0e4736"
+      And the records have the phases "analysis" and "execution"
+
+    Scenario: The caller's span is around the agent's
+      Given an agent with an audit log and traces in a file
+      When a request with the trace "4bf92f3577b34da6a3ce929d0e0e4736" runs the phases "analysis" and "execution"
+      And the bus is closed
+      Then the span "invoke_agent" says
+        | parent_id | 00f067aa0ba902b7 |
+
+    Scenario: A malformed trace header counts as none
+      Given an agent with an audit log and traces in a file
+      When a request with the trace "not-a-trace" runs the phases "analysis" and "execution"
+      And the bus is closed
+      Then every record and every span has a valid trace
+
+    Scenario: A request that is not sampled leaves no spans, but its records
+      Given an agent with an audit log and traces in a file
+      When a request that is not sampled calls a tool
+      And the bus is closed
+      Then there are no spans
+      And the audit log holds "tool.started", "tool.completed"
+
+  Rule: A process goes on with the trace of whoever started it
+
+    Scenario: A program that was started with TRACEPARENT is part of that trace
+      Given TRACEPARENT is "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+      And a program that calls a tool and just ends
+      When the program runs
+      Then the record of "tool.completed" says
+        | trace_id       | 4bf92f3577b34da6a3ce929d0e0e4736 |
+        | parent_span_id | 00f067aa0ba902b7                 |
+
+    Scenario: A caller's own id is kept word for word
+      Given TOOL_TRACE_ID is "test-123"
+      And a program that calls a tool and just ends
+      When the program runs
+      Then the record of "tool.completed" says
+        | correlation_id | test-123 |
+
+  Rule: The application's own OpenTelemetry spans are joined
+
+    Scenario: What the agent does inside the application's span is part of its trace
+      Given an agent with traces in a file
+      When the agent calls a tool inside a span of the application
+      And the bus is closed
+      Then the span "execute_tool search" is a child of the application's span

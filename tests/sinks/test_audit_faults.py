@@ -1,0 +1,543 @@
+"""
+The audit log under real faults: killed writers, full disks, forks, and many processes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harken import Bus, Event
+from harken.errors import AuditPathError, AuditWriteError
+from harken.record import FIRST, check_line, parse
+from harken.sinks.audit import AuditLog
+
+
+class Tolled(Event, name="audit_faults.tolled", audit=True):
+    """
+    A bell tolled.
+    """
+
+    number: int
+    text: str = ""
+
+
+# What the child processes of these tests begin with. Whatever they print as a number is the
+# number of a record whose publish() has returned.
+CHILD = """
+import os, sys, time
+from harken import Bus, Event
+from harken.sinks.audit import AuditLog
+
+class Tolled(Event, name="audit_faults.tolled", audit=True):
+    number: int
+    text: str = ""
+
+bus = Bus()
+log = AuditLog("audit.jsonl", **{options})
+bus.attach(log)
+"""
+
+
+def read(*paths: Path | str) -> list[dict[str, Any]]:
+    """
+    Return the records of these files, oldest first, after checking each line and the chain.
+    """
+    after = FIRST
+    records = []
+    for path in paths:
+        with open(path, "rb") as lines:
+            for line in lines:
+                after = check_line(line, after)
+                records.append(parse(line))
+    return records
+
+
+def numbers(records: list[dict[str, Any]]) -> list[int]:
+    return [r["metadata"]["number"] for r in records if r["event_type"] == "audit_faults.tolled"]
+
+
+def gaps(records: list[dict[str, Any]]) -> int:
+    """
+    Return how many records are missing, counted by the numbers that each writer gave.
+    """
+    last: dict[str, int] = {}
+    missing = 0
+    for record in records:
+        missing += record["n"] - last.get(record["writer"], 0) - 1
+        last[record["writer"]] = record["n"]
+    return missing
+
+
+def files(folder: Path) -> list[Path]:
+    """
+    Return the files of a log, oldest first. One that was being archived may have two names.
+    """
+    found = {file.stat().st_ino: file for file in folder.glob("audit.jsonl*")}.values()
+    logs = [file for file in found if ".spill-" not in file.name and ".new" not in file.name]
+    return sorted(logs, key=lambda file: check_line(file.read_bytes().splitlines(True)[0]).seq)
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """
+    A function that runs code in a process of its own, with an audit log on a bus.
+    """
+
+    def start(code: str, *args: str, **options: Any) -> subprocess.Popen[bytes]:
+        program = CHILD.format(options=options) + textwrap.dedent(code)
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *args], cwd=tmp_path, stdout=subprocess.PIPE
+        )
+
+    return start
+
+
+class TestKilledProcess:
+    def test_keeps_what_it_acknowledged(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        Every record whose publish() returned survives kill -9, and the chain goes on behind it.
+        """
+        code = """
+        text = "x" * int(sys.argv[2])
+        for number in range(int(sys.argv[1]), 10**9):
+            bus.publish(Tolled(number=number, text=text))
+            os.write(1, b"%d\\n" % number)
+        """
+        acknowledged: set[int] = set()
+        for i in range(14):
+            options = {"max_bytes": 500_000} if i % 2 else {}
+            process = child(code, str(i * 1_000_000), str((60_000, 3_000)[i % 2]), **options)
+            assert process.stdout is not None
+            timer = threading.Timer(0.3 + random.random() * 0.1, process.kill)  # noqa: S311
+            timer.start()
+            # The pipe must not fill up, or the process is never killed in the middle of a record.
+            acknowledged.update(map(int, process.stdout.read().splitlines()))
+            assert -signal.SIGKILL == process.wait()
+            process.stdout.close()
+        AuditLog(tmp_path / "audit.jsonl").close()
+
+        records = read(*files(tmp_path))
+        assert len(acknowledged) > 100
+        assert acknowledged <= set(numbers(records))
+        assert {1} == set(Counter(numbers(records)).values())
+
+    def test_leaves_no_lock(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        A process that was killed while it held the lock keeps nobody waiting.
+        """
+        code = """
+        import fcntl
+        fcntl.flock(os.open("audit.jsonl", os.O_RDONLY), fcntl.LOCK_EX)
+        os.write(1, b"held\\n")
+        time.sleep(60)
+        """
+        process = child(code)
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(AuditPathError, match="another process holds its lock"):
+            AuditLog(tmp_path / "audit.jsonl", lock_wait=0.01)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+        log = AuditLog(tmp_path / "audit.jsonl")
+        log.close()
+
+        assert 3 == len(read(tmp_path / "audit.jsonl"))
+
+    def test_stopped_process(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        A process that is stopped, with or without the lock, delays others for a bounded time.
+        """
+        code = """
+        for number in range(10**9):
+            bus.publish(Tolled(number=number))
+            if number == 100:
+                os.write(1, b"running\\n")
+        """
+        process = child(code)
+        assert process.stdout is not None
+        process.stdout.readline()
+        log = AuditLog(tmp_path / "audit.jsonl", lock_wait=0.1)
+        bus = Bus()
+        bus.attach(log)
+        for i in range(20):
+            process.send_signal(signal.SIGSTOP)
+            bus.publish(Tolled(number=-i - 1))
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        bus.close()
+
+        records = read(tmp_path / "audit.jsonl")
+        spilled = [n for spill in tmp_path.glob("*.spill-*") for n in numbers(read(spill))]
+        ours = [n for n in numbers(records) if n < 0] + spilled
+        assert sorted(-i - 1 for i in range(20)) == sorted(ours)
+        assert 0 == log.lost
+
+
+class TestManyProcesses:
+    def test_one_chain(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        Processes that append to one file at the same time make one chain, without a gap.
+        """
+        code = """
+        for number in range(int(sys.argv[1]), int(sys.argv[1]) + 500):
+            bus.publish(Tolled(number=number, text="x" * (number % 5000)))
+        """
+        starts = range(0, 2000, 500)
+        processes = [child(code, str(start), lock_wait=20.0) for start in starts]
+        for process in processes:
+            process.communicate()
+
+        records = read(tmp_path / "audit.jsonl")
+        assert list(range(2000)) == sorted(numbers(records))
+        for start in starts:
+            own = [n for n in numbers(records) if start <= n < start + 500]
+            assert list(range(start, start + 500)) == own
+        assert 0 == gaps(records)
+        assert 4 == len({record["writer"] for record in records})
+
+    def test_files_begun_meanwhile(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        That holds while files are rotated by all of them and renamed by somebody else.
+        """
+        code = """
+        for number in range(int(sys.argv[1]), int(sys.argv[1]) + 400):
+            bus.publish(Tolled(number=number))
+        """
+        starts = range(0, 1200, 400)
+        processes = [child(code, str(s), lock_wait=20.0, max_bytes=30_000) for s in starts]
+        path = tmp_path / "audit.jsonl"
+        moved: list[Path] = []
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.02)
+            if len(moved) < 20 and path.exists() and path.stat().st_size:
+                moved.append(path.rename(tmp_path / f"audit.jsonl.moved{len(moved)}"))
+        for process in processes:
+            process.communicate()
+
+        found = files(tmp_path)
+        records = read(*found)
+        assert list(range(1200)) == sorted(numbers(records))
+        assert 0 == gaps(records)
+        assert len(found) > 10
+
+
+class TestFork:
+    def children(self, count: int, run: Callable[[int], object]) -> None:
+        pids = []
+        for i in range(count):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    run(i)
+                    status = 0
+                finally:
+                    os._exit(status)
+            pids.append(pid)
+        assert [0] * count == [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+    def test_shared_log(self, tmp_path: Path) -> None:
+        """
+        A forked child that uses its parent's log is a writer of its own.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path, lock_wait=20)
+        bus = Bus()
+        bus.attach(log)
+        bus.publish(Tolled(number=0))
+
+        def run(i: int) -> None:
+            for number in range(1, 51):
+                bus.publish(Tolled(number=1000 * (i + 1) + number))
+            assert (50, 0) == (log.records, log.reopened)
+            log.close()
+
+        self.children(3, run)
+        bus.publish(Tolled(number=1))
+        bus.close()
+
+        records = read(path)
+        expected = [0, 1, *(1000 * i + n for i in (1, 2, 3) for n in range(1, 51))]
+        opened = [r["metadata"]["reason"] for r in records if r["event_type"] == "audit.open"]
+        assert sorted(expected) == sorted(numbers(records))
+        assert 0 == gaps(records)
+        assert ["start", "fork", "fork", "fork"] == opened
+        assert 4 == len({record["writer"] for record in records})
+
+    def test_child_without_records(self, tmp_path: Path) -> None:
+        """
+        A child that audits nothing leaves nothing in the log, also when it closes it.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path)
+        self.children(1, lambda _: log.close())
+        log.close()
+
+        assert ["audit.open", "audit.close"] == [r["event_type"] for r in read(path)]
+
+    def test_in_the_middle_of_records(self, tmp_path: Path) -> None:
+        """
+        Forking while other threads write neither blocks a child nor breaks the chain.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path, lock_wait=20, durability="group")
+        bus = Bus()
+        bus.attach(log)
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                bus.publish(Tolled(number=0))
+
+        threads = [threading.Thread(target=write) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+
+        def run(i: int) -> None:
+            bus.publish(Tolled(number=i + 1))
+
+        for _ in range(5):
+            self.children(4, run)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        bus.close()
+
+        records = read(path)
+        assert {1: 5, 2: 5, 3: 5, 4: 5} == Counter(n for n in numbers(records) if n)
+        assert 0 == gaps(records)
+
+    def test_without_being_told(self, tmp_path: Path) -> None:
+        """
+        A process that was made behind Python's back finds out by its process id.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path)
+        bus = Bus()
+        bus.attach(log)
+
+        def run(_: int) -> None:
+            log._pid = os.getppid()
+            bus.publish(Tolled(number=1))
+            log._pid = os.getppid()
+            log.close()
+
+        self.children(1, run)
+        log.close()
+
+        assert ["start", "fork", "shutdown"] == [
+            r["metadata"]["reason"] for r in read(path) if r["event_type"] != "audit_faults.tolled"
+        ]
+
+
+class TestFullDisk:
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """
+        No file can grow beyond *size* bytes in this block.
+        """
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    @pytest.mark.parametrize("on_failure", ["degrade", "raise"])
+    def test_limit(self, tmp_path: Path, on_failure: Any) -> None:
+        """
+        A write that was cut short leaves nothing behind; losses are counted, and it goes on alone.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path, on_failure=on_failure)
+        bus = Bus()
+        bus.attach(log)
+        raised = 0
+        bus.publish(Tolled(number=0))
+        with self.room(path.stat().st_size + 3000):
+            for number in range(1, 20):
+                try:
+                    bus.publish(Tolled(number=number))
+                except AuditWriteError:
+                    raised += 1
+            read(path)
+        bus.publish(Tolled(number=20))
+
+        records = read(path)
+        spilled = [n for spill in tmp_path.glob("*.spill-*") for n in numbers(read(spill))]
+        report = next(r["metadata"] for r in records if r["event_type"] == "audit.lost")
+        bus.close()
+        assert (log.records, log.lost, log.spilled) == (
+            len(records) - 2,
+            report["count"],
+            len(spilled),
+        )
+        assert log.lost + log.spilled == gaps(records)
+        assert ("EFBIG", log.lost + log.spilled) == (
+            report["reason"],
+            report["last_n"] - report["first_n"] + 1,
+        )
+        assert log.lost > 0
+        assert (raised > 0) is (on_failure == "raise")
+        assert 20 == numbers(records)[-1]
+
+    def test_limit_within_a_batch(self, tmp_path: Path) -> None:
+        """
+        The records of a batch that still had room are kept, whole lines only.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path, durability="async")
+        bus = Bus()
+        bus.attach(log)
+        with self.room(path.stat().st_size + 3000):
+            for number in range(50):
+                bus.publish(Tolled(number=number))
+            bus.flush(5)
+            kept = numbers(read(path))
+        bus.publish(Tolled(number=50))
+        bus.flush(5)
+
+        records = read(path)
+        bus.close()
+        assert 0 < len(kept) < 50
+        assert [*range(len(kept)), 50] == numbers(records)
+        assert log.lost + log.spilled == 50 - len(kept) == gaps(records)
+        assert log.spilled > 0
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
+    def test_tmpfs(
+        self,
+        tmp_path: Path,
+        require_server: Callable[[str], str],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """
+        On a disk that is really full the log stays whole, and resumes by itself.
+        """
+        mount, umount = require_server("mount"), require_server("umount")
+        folder = tmp_path / "small"
+        folder.mkdir()
+        if os.spawnl(
+            os.P_WAIT, mount, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)
+        ):
+            pytest.skip("this user may not mount a file system")
+        try:
+            path = folder / "audit.jsonl"
+            log = AuditLog(path)
+            bus = Bus()
+            bus.attach(log)
+            ballast = folder / "ballast"
+            ballast.write_bytes(b"x" * 40_000)
+            for number in range(60):
+                bus.publish(Tolled(number=number, text="x" * 700))
+            kept = numbers(read(path))
+            with pytest.raises(AuditPathError, match="the disk is full"):
+                AuditLog(folder / "another.jsonl")
+            ballast.unlink()
+            bus.publish(Tolled(number=60))
+            bus.close()
+
+            records = read(path)
+            spilled = [n for spill in folder.glob("*.spill-*") for n in numbers(read(spill))]
+            reports = [r["metadata"] for r in records if r["event_type"] == "audit.lost"]
+            assert 0 < len(kept) < 60
+            assert [*kept, 60] == numbers(records)
+            assert log.lost > 0
+            assert log.lost + log.spilled == 60 - len(kept) == gaps(records)
+            assert (log.lost, log.spilled, {"ENOSPC"}) == (
+                sum(report["count"] for report in reports),
+                len(spilled),
+                {report["reason"] for report in reports},
+            )
+            said = capsys.readouterr().err
+            assert (1, 1) == (said.count("cannot be written"), said.count("is written again"))
+        finally:
+            os.spawnl(os.P_WAIT, umount, "umount", str(folder))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+class TestFailingSystemCalls:
+    CODE = """
+    acknowledged = []
+    for number in range(12):
+        failed = log.lost + log.spilled
+        bus.publish(Tolled(number=number))
+        if log.lost + log.spilled == failed:
+            acknowledged.append(number)
+            os.write(1, b"%d\\n" % number)
+        if number == 8:
+            os.rename("audit.jsonl", "audit.jsonl.20000101T000000Z-0000000000")
+    """
+
+    @pytest.mark.parametrize(
+        ("call", "error"),
+        [
+            ("flock", "EINTR"),
+            ("write", "ENOSPC"),
+            ("write", "signal=KILL"),
+            ("link,linkat", "EPERM"),
+            ("link,linkat", "signal=KILL"),
+            ("rename,renameat,renameat2", "EIO"),
+            ("rename,renameat,renameat2", "signal=KILL"),
+            ("openat", "EMFILE"),
+            ("lstat,newfstatat", "EACCES"),
+            ("pread64", "EIO"),
+        ],
+    )
+    def test_leaves_a_whole_log(
+        self, tmp_path: Path, require_server: Callable[[str], str], call: str, error: str
+    ) -> None:
+        """
+        Whichever system call on the log fails, no acknowledged record is missing from a log that
+        holds together, and the next process goes on.
+        """
+        strace = require_server("strace")
+        what = error if "=" in error else f"error={error}"
+        program = CHILD.format(options={"max_bytes": 2500}) + textwrap.dedent(self.CODE)
+        done = subprocess.run(
+            [
+                strace, "-f", "-o", "/dev/null", "-P", str(tmp_path / "audit.jsonl"),
+                "-e", f"trace={call}", "-e", f"inject={call}:{what}:when=3+5",
+                sys.executable, "-c", program,
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )  # fmt: skip
+        if b"ptrace" in done.stderr:
+            pytest.skip("this machine does not allow tracing")
+        AuditLog(tmp_path / "audit.jsonl").close()
+
+        records = read(*files(tmp_path))
+        assert set(map(int, done.stdout.split())) <= set(numbers(records))
+        assert done.returncode in {0, 1, -signal.SIGKILL, 128 + signal.SIGKILL}
