@@ -12,14 +12,14 @@ from shutil import rmtree
 from agent import ending
 from behave import register_type
 from behave.model import Scenario
-from scene import Scene, names
+from scene import Scene, file_name, names, variable
 
 import harken
 
 OURS = ("HARKEN_", "OTEL_", "PROMETHEUS_", "XDG_")
 CARRIED = {"BAGGAGE", "NO_COLOR", "TOOL_TRACE_ID", "TRACEPARENT", "TRACESTATE"}
 
-register_type(Names=names, Ending=ending)
+register_type(Names=names, Ending=ending, Files=file_name, Variable=variable)
 
 
 def before_all(context: Scene) -> None:

@@ -88,14 +88,20 @@ def names(text: str) -> list[str]:
     return text.replace('" and "', '", "')[1:-1].split('", "')
 
 
-def lines(path: str | Path) -> list[dict[str, Any]]:
+@with_pattern(r'"[^"]+"|no audit log|no spans')
+def file_name(text: str) -> str | None:
     """
-    Return the JSON objects that stand in the lines of a file; none when there is no file.
+    Return the name of a file, or None for a file that is not there.
     """
-    file = Path(path)
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_bytes().splitlines()]
+    return text.strip('"') if text.startswith('"') else None
+
+
+@with_pattern("[A-Z_]+")
+def variable(text: str) -> str:
+    """
+    Return the name of a variable of the environment.
+    """
+    return text
 
 
 def only(found: list[dict[str, Any]], what: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hypothesis import given, strategies as st
 
 from harken import JSON, Bus, Envelope, Event, content
 from harken.body import MAX_TEXT
-from harken.catalog import TextEmitted, ToolCompleted, ToolStarted
+from harken.catalog import TextEmitted, ToolCompleted, ToolFailed, ToolStarted
 from harken.errors import EventError
 
 
@@ -348,3 +348,24 @@ class TestEnvelopeTexts:
         envelope.data()["value"].append(2)
 
         assert [1] == envelope.data()["value"]
+
+
+def test_hostile_values_where_the_bus_itself_looks() -> None:
+    """
+    A key or an outcome that cannot even be printed harms nobody.
+    """
+    bus = Bus()
+    bus.subscribe(lambda envelope: None)
+
+    start = bus.publish(ToolStarted(tool_name="a", tool_call_id=Mute()))  # type: ignore[arg-type]
+    end = bus.publish(
+        ToolFailed(tool_name="a", tool_call_id=Mute(), outcome=Mute())  # type: ignore[arg-type]
+    )
+    with bus.operation(ToolStarted(tool_name="b", tool_call_id=Mute())) as op:  # type: ignore[arg-type]
+        op.complete()
+
+    assert start is not None
+    assert end is not None
+    assert start is end.started
+    assert "unknown" == end.outcome
+    bus.close()

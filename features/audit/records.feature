@@ -26,14 +26,12 @@ Feature: The audit log says who did what, to what, and how it ended
 
     Scenario: What needs no audit is left out
       Given an agent with an audit log
-      When the agent asks a model
-      And the agent opens a pull request
+      When the agent asks a model and opens a pull request
       Then the audit log holds "pr.created"
 
     Scenario: The log says itself when it was opened and closed
       Given an agent with an audit log
-      When the agent opens a pull request
-      And the bus is closed
+      When the agent opens a pull request and closes the bus
       Then the lines of the audit log are "audit.open", "pr.created", "audit.close"
 
   Rule: The operator decides what is audited
@@ -41,8 +39,7 @@ Feature: The audit log says who did what, to what, and how it ended
     Scenario: A type can be raised into the audit log, and another one kept out
       Given the setting HARKEN_AUDIT_TYPES is "llm.completed=on, pr.*=off"
       And an agent with an audit log
-      When the agent asks a model
-      And the agent opens a pull request
+      When the agent asks a model and opens a pull request
       Then the audit log holds "llm.completed"
 
   Rule: Content is kept only where it was asked for, its digest always

@@ -12,9 +12,8 @@ Feature: What was recorded survives what happens to the agent
       And the chain of the audit log is whole
 
     Scenario: An agent goes on in the log of the one that was killed
-      Given a program that is killed right after it has called a tool
-      When the program runs and is killed
-      And another agent with the same audit log opens a pull request
+      Given the audit log of an agent that was killed
+      When another agent with the same audit log opens a pull request
       Then the audit log holds "tool.started", "pr.created"
       And the chain of the audit log is whole
 

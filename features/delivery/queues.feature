@@ -44,8 +44,7 @@ Feature: A slow sink does not slow the agent down
 
     Scenario: The other sinks hear how many events were dropped, and which
       Given a bus with a working sink and a busy sink with room for 3 events that drops the newest ones
-      When the agent opens 10 pull requests
-      And the busy sink gets time
+      When the agent opens 10 pull requests before the busy sink gets time
       Then the working sink hears one "harken.events_dropped" that says
         | sink   | busy       |
         | reason | queue_full |

@@ -8,7 +8,7 @@ Feature: A required sink may stop the agent
     Scenario: The agent learns that its audit trail has a hole
       Given a bus with a working sink and a broken required sink
       When the agent opens a pull request
-      Then the working sink hears "pr.created"
+      Then the working sink hears of the pull request
       And the agent is stopped by a delivery error
 
     Scenario: A tool does not run when its start could not be recorded

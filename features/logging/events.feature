@@ -8,7 +8,6 @@ Feature: Every event is a line of JSON
       Given an agent with a JSON log
       And a listener to "tool.completed"
       When "agent:billing" calls a tool in run "r-42" of session "s-1"
-      And the bus is flushed
       Then the line of "tool.completed" says
         | level          | info                        |
         | message        | tool completed: tool:search |
@@ -22,7 +21,6 @@ Feature: Every event is a line of JSON
     Scenario Outline: A tool call that ends as <outcome> is logged as <level>
       Given an agent with a JSON log
       When the agent's tool <does>
-      And the bus is flushed
       Then the line of "<event>" says
         | level   | <level>   |
         | outcome | <outcome> |
@@ -40,7 +38,6 @@ Feature: Every event is a line of JSON
     Scenario: Text with line breaks and terminal controls cannot forge a line
       Given an agent with a JSON log
       When the agent's tool fails with a message of several lines and terminal controls
-      And the bus is flushed
       Then every line of the log is one JSON object in ASCII
 
   Rule: The operator decides how much is logged
@@ -48,20 +45,16 @@ Feature: Every event is a line of JSON
     Scenario: Types can be silenced, and others asked for
       Given the setting HARKEN_LOG_LEVELS is "tool.*=off, llm.chunk=debug"
       And an agent with a JSON log
-      When the agent calls a tool
-      And a model's answer arrives in 2 pieces
-      And the bus is flushed
+      When the agent calls a tool while a model's answer arrives in 2 pieces
       Then the log holds "llm.chunk", "llm.chunk"
 
     Scenario: The log has no content unless it was asked for
       Given an agent with a JSON log
       When the agent searches for "open invoices" and finds "17 of them"
-      And the bus is flushed
       Then the log does not mention "open invoices"
 
     Scenario: The operator asks for content
       Given the setting HARKEN_LOG_CONTENT is "on"
       And an agent with a JSON log
       When the agent searches for "open invoices" and finds "17 of them"
-      And the bus is flushed
       Then the log mentions "open invoices"

@@ -7,7 +7,6 @@ Feature: Logs for people
       Given the setting HARKEN_LOG_FORMAT is "text"
       And an agent with a log
       When "agent:billing" calls a tool in run "r-42" of session "s-1"
-      And the bus is flushed
       Then the log mentions "tool completed: tool:search"
       And the log mentions "run_id=r-42"
 
@@ -15,7 +14,6 @@ Feature: Logs for people
       Given the setting HARKEN_LOG_FORMAT is "text"
       And an agent with a log
       When the agent's tool fails with a message of several lines and terminal controls
-      And the bus is flushed
       Then the log has no control characters
       And the log mentions "\x1b"
 
@@ -23,5 +21,4 @@ Feature: Logs for people
       Given the setting HARKEN_LOG_FORMAT is "text"
       And an agent with a log
       When the agent calls a tool
-      And the bus is flushed
       Then the log has no control characters

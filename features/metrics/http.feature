@@ -6,8 +6,8 @@ Feature: Metrics over HTTP
 
     Scenario: A scrape sees what the agent has done
       Given an agent with metrics over HTTP
-      When the agent calls the tool "search" 3 times
-      And Prometheus scrapes "/metrics"
+      And the agent has called the tool "search" 3 times
+      When Prometheus scrapes "/metrics"
       Then the metrics say
         | infra_agent_tool_calls_total{tool="search",status="success"} | 3 |
 
@@ -26,8 +26,8 @@ Feature: Metrics over HTTP
     Scenario: An exemplar names the trace and the span of a tool call
       Given an agent with metrics over HTTP
       And a listener to "tool.completed"
-      When the agent calls the tool "search" 1 time
-      And Prometheus scrapes "/metrics" as OpenMetrics
+      And the agent has called the tool "search" 1 time
+      When Prometheus scrapes "/metrics" as OpenMetrics
       Then an exemplar of "infra_agent_tool_call_duration_seconds_bucket" has the ids of "tool.completed"
 
   Rule: Agents in one process do not share their numbers
@@ -35,8 +35,8 @@ Feature: Metrics over HTTP
     Scenario: Each agent counts for itself
       Given an agent with metrics over HTTP
       And another agent in the same process, with metrics over HTTP of its own
-      When the agent calls the tool "search" 3 times
-      And Prometheus scrapes the other agent
+      And the agent has called the tool "search" 3 times
+      When Prometheus scrapes the other agent
       Then the metrics do not mention "search"
 
   Rule: A port that is taken is said, not ignored

@@ -7,7 +7,6 @@ Feature: Labels are bounded
     Scenario: Tools beyond the bound are counted together
       Given an agent with metrics of at most 5 series each
       When the agent calls 20 different tools
-      And the bus is flushed
       Then "infra_agent_tool_calls_total" has at most 6 series
       And "infra_agent_tool_calls_total" adds up to 20
       And the metrics mention "__other__"
@@ -15,7 +14,6 @@ Feature: Labels are bounded
     Scenario: The operator can see that a bound was reached
       Given an agent with metrics of at most 5 series each
       When the agent calls 20 different tools
-      And the bus is flushed
       Then "harken_metric_series_overflowed_total" is above 0
 
   Rule: A label has only the words that it may have
@@ -23,7 +21,6 @@ Feature: Labels are bounded
     Scenario: An outcome that nobody knows counts as unknown
       Given an agent with metrics in a file
       When the agent says that its tool ended as "melted"
-      And the bus is flushed
       Then the metrics say
         | infra_agent_tool_calls_total{tool="search",status="unknown"} | 1 |
       And the metrics do not mention "melted"
@@ -31,7 +28,6 @@ Feature: Labels are bounded
     Scenario: Of a credential's scope only the first word becomes a label
       Given an agent with metrics in a file
       When the agent is given a credential for "repo:acme/books:write"
-      And the bus is flushed
       Then the metrics say
         | infra_agent_credentials_issued_total{agent_slug="",scope_class="repo"} | 1 |
       And the metrics do not mention "acme/books"

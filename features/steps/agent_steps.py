@@ -41,11 +41,25 @@ def calls_a_tool(context: Scene) -> None:
         context.worked = True
 
 
-@when('the agent calls the tool "{name}" {count:d} time')
+@given('the agent has called the tool "{name}" {count:d} time')
+@given('the agent has called the tool "{name}" {count:d} times')
 @when('the agent calls the tool "{name}" {count:d} times')
 def calls_the_tool(context: Scene, name: str, count: int) -> None:
     for _ in range(count):
         call_tool(context.bus, name)
+
+
+@when('the agent calls the tool "{name}" {count:d} times, and once in vain')
+def calls_the_tool_in_vain(context: Scene, name: str, count: int) -> None:
+    calls_the_tool(context, name, count)
+    with context.bus.operation(ToolStarted(tool_name=name)) as call:
+        call.fail("nothing found")
+
+
+@when('the agent calls the tool "{name}" {count:d} times and closes the bus')
+def calls_the_tool_and_closes(context: Scene, name: str, count: int) -> None:
+    calls_the_tool(context, name, count)
+    context.bus.close()
 
 
 @when("the agent calls {count:d} different tools")
@@ -60,9 +74,10 @@ def opens_a_pull_request(context: Scene) -> None:
         open_pull_request(bus_of(context))
 
 
-@when("the agent opens pull request {number:d}")
-def opens_pull_request(context: Scene, number: int) -> None:
-    open_pull_request(context.bus, number)
+@when("the agent opens a pull request and closes the bus")
+def opens_a_pull_request_and_closes(context: Scene) -> None:
+    open_pull_request(context.bus)
+    context.bus.close()
 
 
 @when("the agent opens {count:d} pull requests")
@@ -98,15 +113,11 @@ def pays_an_invoice(context: Scene) -> None:
     context.envelope = context.bus.publish(InvoicePaid())
 
 
-@when("the agent pays an invoice and opens a pull request")
-def pays_an_invoice_and_opens_a_pull_request(context: Scene) -> None:
+@when("the agent pays an invoice, disputes another one and opens a pull request")
+def pays_disputes_and_opens(context: Scene) -> None:
     context.bus.publish(InvoicePaid())
-    open_pull_request(context.bus)
-
-
-@when("the agent disputes an invoice")
-def disputes_an_invoice(context: Scene) -> None:
     context.bus.publish(InvoiceDisputed())
+    open_pull_request(context.bus)
 
 
 @given("an approval was granted")
@@ -313,6 +324,12 @@ def asks_a_model(context: Scene) -> None:
         pass
 
 
+@when("the agent asks a model and opens a pull request")
+def asks_a_model_and_opens(context: Scene) -> None:
+    asks_a_model(context)
+    open_pull_request(context.bus)
+
+
 COUNTS = {"once": 1, "twice": 2}
 
 
@@ -337,6 +354,12 @@ def reports_nan(context: Scene) -> None:
 def answer_arrives_in_pieces(context: Scene, count: int) -> None:
     for index in range(count):
         context.bus.publish(LlmChunk(llm_call_id="l-1", index=index))
+
+
+@when("the agent calls a tool while a model's answer arrives in {count:d} pieces")
+def calls_while_answer_arrives(context: Scene, count: int) -> None:
+    with context.bus.operation(ToolStarted(tool_name="search")):
+        answer_arrives_in_pieces(context, count)
 
 
 @when("the agent carries out {done:d} plans and gives up {given_up:d}")

@@ -48,9 +48,10 @@ def listener_to_audited(context: Scene) -> None:
     listen(context, where=lambda envelope: envelope.audit)
 
 
-@given("the listener has heard of pull request {number:d}")
-def listener_has_heard(context: Scene, number: int) -> None:
-    open_pull_request(context.bus, number)
+@given("the listener has heard of 1 pull request and left")
+def listener_has_heard_and_left(context: Scene) -> None:
+    open_pull_request(context.bus)
+    context.subscription.cancel()
 
 
 @given("a listener that leaves as soon as it hears of a pull request")
@@ -75,11 +76,6 @@ def listener_that_fails(context: Scene) -> None:
 @given("a listener that pays an invoice as soon as it hears of a pull request")
 def listener_that_pays(context: Scene) -> None:
     context.bus.subscribe(lambda envelope: context.bus.publish(InvoicePaid()), PrCreated)
-
-
-@when("the listener leaves")
-def listener_leaves(context: Scene) -> None:
-    context.subscription.cancel()
 
 
 @then("the listener hears {expected:Names}")

@@ -156,21 +156,27 @@ def opens_pull_requests_meanwhile(context: Scene, count: int) -> None:
     timer.join()
 
 
-@when("the busy sink gets time")
-def busy_sink_gets_time(context: Scene) -> None:
+@when("the agent opens {count:d} pull requests before the busy sink gets time")
+def opens_pull_requests_before(context: Scene, count: int) -> None:
+    for number in range(1, count + 1):
+        open_pull_request(context.bus, number)
+    gets_time(context)
+
+
+def gets_time(context: Scene) -> None:
     context.busy.has_time.set()
     assert context.bus.flush(PATIENCE)
 
 
 @then("the busy sink has heard of them once it has time")
 def busy_sink_has_heard(context: Scene) -> None:
-    busy_sink_gets_time(context)
+    gets_time(context)
     assert ["/pull/1", "/pull/2", "/pull/3"] == context.busy.pull_requests
 
 
 @then("the busy sink hears of pull requests {first:d} to {last:d} once it has time")
 def busy_sink_hears(context: Scene, first: int, last: int) -> None:
-    busy_sink_gets_time(context)
+    gets_time(context)
     expected = [f"/pull/{number}" for number in range(first, last + 1)]
     assert expected == context.busy.pull_requests, context.busy.pull_requests
 
@@ -195,6 +201,11 @@ def hears_before(context: Scene, first: str, second: str) -> None:
 def hears_the_tool_call(context: Scene) -> None:
     heard = [name for name in context.heard.names if name.startswith("tool.")]
     assert ["tool.started", "tool.completed"] == heard, context.heard.names
+
+
+@then("the working sink hears of the pull request")
+def hears_of_the_pull_request(context: Scene) -> None:
+    assert "pr.created" in context.heard.names, context.heard.names
 
 
 @then("the working sink has heard of {count:d} pull requests")

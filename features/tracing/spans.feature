@@ -8,7 +8,6 @@ Feature: Operations become spans
     Scenario: A tool call is inside its turn, and the turn inside its run
       Given an agent with traces in a file
       When the agent calls a tool in a turn of a run
-      And the bus is closed
       Then the spans are "execute_tool search", "harken.turn", "invoke_agent"
       And the span "execute_tool search" is inside "harken.turn"
       And the span "harken.turn" is inside "invoke_agent"
@@ -16,7 +15,6 @@ Feature: Operations become spans
     Scenario: Parallel calls are siblings
       Given an agent with traces in a file
       When a run is cancelled in the middle of 3 parallel tool calls
-      And the bus is closed
       Then 3 spans "execute_tool search" are inside "invoke_agent"
 
   Rule: A span says how its operation ended
@@ -24,7 +22,6 @@ Feature: Operations become spans
     Scenario Outline: The span of a tool that <does> has the status <status>
       Given an agent with traces in a file
       When the agent's tool <does>
-      And the bus is closed
       Then the span "execute_tool search" says
         | status.status_code        | <status>  |
         | attributes.harken.outcome | <outcome> |
@@ -50,7 +47,6 @@ Feature: Operations become spans
     Scenario: A model's call says who answered and what it used up
       Given an agent with traces in a file
       When the agent asks the model "m-1" once, for 100 tokens in, 20 tokens out and 0.25 US dollars each
-      And the bus is closed
       Then the span "chat m-1" says
         | kind                                  | CLIENT |
         | attributes.gen_ai.provider.name       | acme   |
@@ -63,7 +59,6 @@ Feature: Operations become spans
       Given the setting HARKEN_ATTRIBUTES_PREFIX is "acme"
       And an agent with traces in a file
       When "agent:billing" calls a tool in run "r-42" of session "s-1"
-      And the bus is closed
       Then the span "execute_tool search" says
         | attributes.acme.run.id     | r-42    |
         | attributes.acme.session.id | s-1     |
@@ -72,7 +67,6 @@ Feature: Operations become spans
     Scenario: A credential shows on the span of the work that needed it
       Given an agent with traces in a file
       When the agent is given a credential for "repo:acme/books:write" inside a tool call
-      And the bus is closed
       Then the span "execute_tool search" says
         | attributes.infra_agent.credential.issued | true                  |
         | attributes.infra_agent.credential.scope  | repo:acme/books:write |
@@ -80,5 +74,4 @@ Feature: Operations become spans
     Scenario: Spans carry content only when it was asked for
       Given an agent with traces in a file
       When the agent searches for "open invoices" and finds "17 of them"
-      And the bus is closed
       Then the spans do not mention "open invoices"

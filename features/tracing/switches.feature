@@ -11,7 +11,6 @@ Feature: Audit log and traces are switched independently
       And the setting HARKEN_TRACES is "<traces>"
       And an agent that is configured by its settings alone
       When the agent calls a tool
-      And the bus is closed
       Then there are <files>
 
       Examples:
@@ -26,5 +25,4 @@ Feature: Audit log and traces are switched independently
     Scenario: A tool call has one trace id and one span id in the audit log, the log and the spans
       Given an agent with all four outputs
       When the agent calls a tool
-      And the bus is closed
       Then the record, the line and the span of the tool call have the same ids

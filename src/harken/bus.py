@@ -268,8 +268,9 @@ class Bus:
         return Operation(self._operations, event, options, lambda: not self._find_route(cls).silent)
 
     def _route(self, cls: type) -> Route:
-        route = self._dispatch.routes.find(cls)
+        # Found under the lock of refresh(), or a route from before it could be kept after it.
         with self._lock:
+            route = self._dispatch.routes.find(cls)
             if self._state == "exited":
                 self._late += 1
                 return Route(route.type, (), audit=False, heard=False)

@@ -74,7 +74,10 @@ class OutcomeFrom(msgspec.Struct, frozen=True):
 
     def __call__(self, event: Event) -> Outcome:
         value = getattr(event, self.field)
-        word = str(value).lower() if isinstance(value, bool) else str(value)
+        if isinstance(value, bool):
+            value = str(value).lower()
+        # Anything else is no word, and its __str__ may raise.
+        word = str(value) if isinstance(value, (str, int)) else ""
         return Outcome.of(self.mapping.get(word, word))
 
 

@@ -125,7 +125,10 @@ class Operation(Generic[S]):
         """
         made: dict[str, Any] = {}
         for name in self._info.key:
-            if name in self._info.fields and getattr(self._event, name) in ("", None):
+            if name not in self._info.fields:
+                continue
+            given = getattr(self._event, name)
+            if given is None or (isinstance(given, str) and not given):
                 made[name] = self._operations.new_key()
         if made:
             self._event = msgspec.structs.replace(self._event, **made)

@@ -88,9 +88,10 @@ def key_of(info: EventType, event: Event, scope: Scope) -> tuple[Any, ...] | Non
     values = tuple(
         getattr(event, name) if name in info.fields else getattr(scope, name) for name in info.key
     )
-    if not values or any(value is None or value == "" for value in values):
+    # Only words and numbers pair; whatever else an author put there may not even compare.
+    if not values or not all(isinstance(value, (str, int)) and value != "" for value in values):
         return None
-    return tuple(value if isinstance(value, (str, int)) else repr(value) for value in values)
+    return values
 
 
 class Operations:

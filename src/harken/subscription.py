@@ -377,6 +377,7 @@ class Subscription:
             self._errors[kind] += 1
             self._last_error = f"{kind}: {error}"
             self.consecutive_failures += 1
+            is_news = self.consecutive_failures == 1
             quarantines = (
                 self._may_quarantine
                 and self.consecutive_failures % FAILURES_TO_QUARANTINE == 0
@@ -387,7 +388,8 @@ class Subscription:
             if self.quarantined:
                 self._retry_at = time.monotonic() + self._retry_after
                 self._retry_after = min(2 * self._retry_after, LAST_RETRY)
-        self._bus.refresh()
+        if is_news:
+            self._bus.refresh()
         if first:
             _log.error(
                 "%s failed with %s; the other subscribers are not affected, and further failures "

@@ -381,7 +381,7 @@ class TestSummary:
             ("│     └─ step 3", "success"),
             ("│        ├─ tool run_command", "timeout"),
             ("│        │  └─ command", "timeout"),
-            ("│        └─ tool delete_file", "denied"),
+            ("│        └─ tool run_command", "denied"),
         ] == [
             (
                 re.sub(

@@ -7,7 +7,9 @@ from __future__ import annotations
 import importlib
 import subprocess
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -100,6 +102,25 @@ def test_importing_the_module_runs_nothing(capsys: pytest.CaptureFixture[str]) -
     importlib.reload(import_module("harken.__main__"))
 
     assert ("", "") == tuple(capsys.readouterr())
+
+
+def test_output_may_go_elsewhere() -> None:
+    """
+    A program that takes standard output for itself gets what the command says.
+    """
+    with redirect_stdout(StringIO()) as shown, pytest.raises(SystemExit) as end:
+        main(["version"])
+
+    assert (None, "harken ") == (end.value.code, shown.getvalue()[:7])
+
+
+def test_a_shell_completes_commands(harken: Run) -> None:
+    """
+    The shell's completion knows the commands.
+    """
+    env = {"_HARKEN_COMPLETE": "bash_complete", "COMP_WORDS": "harken c", "COMP_CWORD": "1"}
+
+    assert "plain,catalog\n" == harken(env=env).stdout
 
 
 class TestWithoutStandaloneMode:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -1268,9 +1269,11 @@ class TestAttributeValues:
         """
         recording = attach(bus, record(max_attributes=8))
 
-        with harken.scope(run_id="r", **{f"a{n}": n for n in range(50)}):
-            with bus.operation(ToolStarted(tool_call_id="c", tool_name="t")) as tool:
-                tool.fail(ValueError("bad"))
+        with (
+            harken.scope(run_id="r", **{f"a{n}": n for n in range(50)}),
+            bus.operation(ToolStarted(tool_call_id="c", tool_name="t")) as tool,
+        ):
+            tool.fail(ValueError("bad"))
 
         found = dict(recording.span.attributes or {})
         dropped = found.pop("harken.attributes_dropped")
@@ -1317,9 +1320,12 @@ class Sampled:
         attach(bus, recording)
         self.traces: set[int] = set()
         for _ in range(100):
-            with harken.scope(), bus.operation(RunStarted()) as run:
-                with bus.operation(ToolStarted(tool_name="t")):
-                    pass
+            with (
+                harken.scope(),
+                bus.operation(RunStarted()) as run,
+                bus.operation(ToolStarted(tool_name="t")),
+            ):
+                pass
             assert run.envelope is not None
             self.traces.add(int(run.envelope.trace_id, 16))
         recorded = [ids(span)[0] for span in recording.spans]
@@ -1514,9 +1520,12 @@ class TestProvider:
         with pytest.warns(UserWarning, match=r"harken\.span_id") as warned:
             recording = attach(bus, Recording(SpanRecorder(provider=provider), exporter))
 
-        with capture(bus) as heard:
-            with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="t")):
-                pass
+        with (
+            capture(bus) as heard,
+            bus.operation(RunStarted()),
+            bus.operation(ToolStarted(tool_name="t")),
+        ):
+            pass
 
         run, tool = heard.envelopes[:2]
         assert (1, __file__) == (len(warned), warned[0].filename)
@@ -1892,10 +1901,13 @@ class TestFile:
                 resource=Resource({"service.instance.id": "i"}),
             )
         )
-        with harken.scope(traceparent=f"00-{TRACE}-{PARENT}-01"):
-            with capture(bus) as heard, bus.operation(DeployStarted(deploy_id="d")) as deploy:
-                clock.advance(0.25)
-                deploy.fail(ValueError("caf\u00e9"))
+        with (
+            harken.scope(traceparent=f"00-{TRACE}-{PARENT}-01"),
+            capture(bus) as heard,
+            bus.operation(DeployStarted(deploy_id="d")) as deploy,
+        ):
+            clock.advance(0.25)
+            deploy.fail(ValueError("caf\u00e9"))
         bus.flush()
 
         (line,) = lines_of(path)
@@ -2170,6 +2182,50 @@ class TestConsole:
         assert line.isascii()
         assert line.isprintable()
         assert f"execute_tool {nasty}" == json.loads(line)["name"]
+
+
+class TestOtlpExtra:
+    @pytest.mark.parametrize(
+        ("variables", "missing", "message"),
+        [
+            ({}, "http", r"opentelemetry-exporter-otlp-proto-http .*install harken\[otlp\]"),
+            (
+                {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+                "grpc",
+                r"install harken\[otlp\] and opentelemetry-exporter-otlp-proto-grpc",
+            ),
+            (
+                {
+                    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+                },
+                "grpc",
+                "proto-grpc",
+            ),
+            (
+                {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+                "http",
+                "set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf or grpc",
+            ),
+        ],
+    )
+    def test_an_exporter_that_is_missing_is_named(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        variables: Mapping[str, str],
+        missing: str,
+        message: str,
+    ) -> None:
+        """
+        Without the package for the protocol, the error says what to install or to set.
+        """
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        package = f"opentelemetry.exporter.otlp.proto.{missing}.trace_exporter"
+        monkeypatch.setitem(sys.modules, package, None)
+
+        with pytest.raises(TraceExporterError, match=message):
+            SpanRecorder()
 
 
 class TestCurrentSpan:

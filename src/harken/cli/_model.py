@@ -120,15 +120,14 @@ class Blocks:
             self.stop()
         self._kind = kind
         self._pieces.append(piece)
-        if self._bus.enabled(LlmChunk):
-            self._bus.publish(
-                LlmChunk(
-                    llm_call_id=self._llm_call_id,
-                    index=next(self._chunks),
-                    kind=kind,
-                    size=len(piece),
-                )
+        self._bus.publish(
+            LlmChunk(
+                llm_call_id=self._llm_call_id,
+                index=next(self._chunks),
+                kind=kind,
+                size=len(piece),
             )
+        )
 
     def stop(self) -> None:
         """
@@ -168,7 +167,8 @@ class Model:
         Raises:
             ContextTooLongError: *context* has more than `MAX_CONTEXT` tokens.
         """
-        for attempt in itertools.count(1):
+        attempt = 1
+        while True:
             call = self._bus.operation(
                 LlmStarted(
                     provider=PROVIDER,
@@ -182,10 +182,11 @@ class Model:
             try:
                 self._answer(call, context, answer, busy=attempt <= overloaded)
             except OverloadedError as error:
+                attempt += 1
                 self._bus.publish(
                     LlmRetried(
                         llm_call_id=call.event.llm_call_id,
-                        attempt=attempt + 1,
+                        attempt=attempt,
                         delay_ms=round(_PATIENCE * 1000),
                         cause=type(error).__name__,
                     )

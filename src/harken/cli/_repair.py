@@ -139,16 +139,15 @@ class Repair:
         text = "October has a c. I will read it again, and run the check."
         with self._turn(2):
             self._ask(Answer(text=text, tools=("read_file", "read_file", "run_command")))
-            self._call("read_file", {"path": "data/october.csv"})
-            notes = self._call("read_file", {"path": "notes/todo.txt"})
-            self._guard(str(notes))
+            for path in ("data/october.csv", "notes/todo.txt"):
+                self._guard(str(self._call("read_file", {"path": path})))
             self._load_index()
             self._validate()
 
     def _repair(self) -> None:
         thinking = "It adds up what is paid. What customers owe is what is open."
         text = "I will change one word, check it, and tidy up."
-        tools = ("write_file", "run_command", "run_command", "delete_file")
+        tools = ("write_file", "run_command", "run_command", "run_command")
         with self._turn(3):
             self._ask(Answer(thinking=thinking, text=text, tools=tools))
             question = "Which of the two is wrong, the program or the check?"
@@ -171,7 +170,7 @@ class Repair:
                     sleeper = [*PYTHON, "-c", "import time; time.sleep(60)"]
                     with suppress(TimeoutError):
                         self._call("run_command", {"argv": sleeper, "timeout": _PATIENCE})
-                    self._call("delete_file", {"path": "cache/index.json"})
+                    self._call("run_command", {"argv": ["rm", "-r", "cache"]})
                 plan.complete(project="books", files_changed=1, validation_summary="1 check passed")
 
     def _verify(self) -> None:
@@ -249,16 +248,15 @@ class Repair:
             # Each call in a thread of its own, and all of them in the scope of this turn.
             answers = [pool.submit(harken.bind(self._call), name, given) for name, given in calls]
         for answer in answers:
-            error = answer.exception()
-            if error is not None and not isinstance(error, FileNotFoundError):
-                raise error
+            with suppress(FileNotFoundError):
+                answer.result()
 
     def _call(self, name: str, arguments: dict[str, JSON], *, attempt: int = 1) -> JSON:
         """
         Call a tool, if the policy allows it; return what it returns, None when it was denied.
         """
         self._usage.tool_calls += 1
-        ruling = ruling_on(name)
+        ruling = ruling_on(name, arguments)
         started = ToolStarted(
             tool_call_id=new_id("call"),
             tool_name=name,

@@ -163,12 +163,10 @@ def show_tree(envelopes: Iterable[Envelope[Event]]) -> None:
             click.secho(text, dim=True)
             continue
         outcome = click.style(f"{end.outcome.value:<9}", fg=COLOURS.get(end.outcome))
-        click.echo(f"{text:<{width}}  {outcome}  {_duration(end.duration):>8}")
+        click.echo(f"{text:<{width}}  {outcome}  {_duration(end.duration or 0.0):>8}")
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+def _duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 

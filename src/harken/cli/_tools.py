@@ -35,17 +35,15 @@ class Ruling(NamedTuple):
     reason: str
 
 
-def ruling_on(tool: str) -> Ruling:
+def ruling_on(tool: str, arguments: Mapping[str, JSON]) -> Ruling:
     """
     Ask the policy whether *tool* may be called.
     """
-    match tool:
-        case "delete_file":
-            return Ruling("deny", "keep-the-books", "files of the books are never deleted")
-        case "write_file":
-            return Ruling("escalate", "ask-before-writing", "a person decides what is written")
-        case _:
-            return Ruling("allow", "default", "")
+    if tool == "run_command" and arguments["argv"][0] == "rm":
+        return Ruling("deny", "keep-the-books", "nothing is ever deleted")
+    if tool == "write_file":
+        return Ruling("escalate", "ask-before-writing", "a person decides what is written")
+    return Ruling("allow", "default", "")
 
 
 class Tools:
@@ -60,7 +58,6 @@ class Tools:
             "read_file": self.read_file,
             "search": self.search,
             "write_file": self.write_file,
-            "delete_file": self.delete_file,
             "run_command": self.run_command,
             "open_pull_request": self.open_pull_request,
         }
@@ -112,12 +109,6 @@ class Tools:
             )
         )
         return len(after)
-
-    def delete_file(self, path: str) -> None:
-        """
-        Delete a file, if ever the policy lets it.
-        """
-        (self._folder / path).unlink()
 
     def run_command(
         self,

@@ -167,7 +167,7 @@ class Child:
         # What was to be ignored from outside, as under nohup, stays ignored.
         wanted = {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
         # A signal that nobody handles may be thrown away, even while it is held back.
-        signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._awaited = {*wanted, signal.SIGCHLD}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
 
@@ -199,10 +199,6 @@ class Child:
             return code
         self.killed_by = signal.Signals(-code).name
         return KILLED - code
-
-
-def _ignore(number: int, frame: object) -> None:
-    pass
 
 
 def _next_signal(awaited: Iterable[int]) -> int | None:

@@ -119,6 +119,7 @@ class LogFile:
         self._moved: str | None = None
         self._rotation_after = 0.0
         self._unsynced: OSError | None = None
+        self._unsynced_name = False
         # Control records that must precede the next record; kept until they are written.
         self._notes: dict[str, Draft] = {}
 
@@ -132,7 +133,7 @@ class LogFile:
         """
         try:
             if self._fd < 0:
-                self._adopt(self._open_locked(patience))
+                self._adopt(*self._open_locked(patience))
             else:
                 lock(self._fd, patience)
             self._settle(patience)
@@ -146,7 +147,7 @@ class LogFile:
             raise
         finally:
             if self._fd >= 0:
-                unlock(self._fd)
+                self._unlock()
 
     def note(self, event_type: str, **details: object) -> Draft:
         """
@@ -194,32 +195,43 @@ class LogFile:
         self._size = _UNKNOWN
         self._seen = 0
 
+    def _unlock(self) -> None:
+        try:
+            unlock(self._fd)
+        except OSError:
+            # A lock that is not let go of would stop everybody; closing the file lets it go.
+            _let_go(self._fd)
+            self._forget()
+
     # Getting at the file.
 
-    def _open_locked(self, patience: float) -> int:
+    def _open_locked(self, patience: float) -> tuple[int, os.stat_result]:
+        """
+        Return a locked descriptor of the file that is at the path, and what it is.
+        """
         for _ in range(_ATTEMPTS):
             fd = open_log(self._path)
             try:
                 lock(fd, patience)
+                found = os.fstat(fd)
                 with suppress(FileNotFoundError):
-                    if os.path.samestat(os.lstat(self._path), os.fstat(fd)):
-                        return fd
+                    if os.path.samestat(os.lstat(self._path), found):
+                        return fd, found
             except BaseException:
-                os.close(fd)
+                _let_go(fd)
                 raise
-            os.close(fd)
+            _let_go(fd)
         raise OSError(errno.EAGAIN, "the file is moved away again and again")
 
-    def _adopt(self, fd: int) -> None:
-        found = os.fstat(fd)
+    def _adopt(self, fd: int, found: os.stat_result) -> None:
+        # Must not fail: the descriptor holds the lock, and has no other owner.
         self._fd = fd
         self._inode = found.st_ino
         self._device = found.st_dev
         self._size = _UNKNOWN
         self._seen = 0
         self._began_ns = None
-        if self._synced and not found.st_size:
-            sync_folder(self._path)
+        self._unsynced_name = self._synced
 
     def _retire(self, fd: int) -> None:
         if self._synced:
@@ -227,8 +239,7 @@ class LogFile:
                 sync_data(fd)
             except OSError as error:
                 self._unsynced = error
-        unlock(fd)
-        os.close(fd)
+        _let_go(fd)
 
     def _settle(self, patience: float) -> None:
         """
@@ -261,9 +272,9 @@ class LogFile:
         reason = "renamed" if os.fstat(old).st_nlink else "deleted"
         # Two that hold one file each and want the other's would wait for one another.
         unlock(old)
-        fd = self._open_locked(patience)
+        fd, found = self._open_locked(patience)
         try:
-            if not os.fstat(fd).st_size:
+            if not found.st_size:
                 # Once its lock was ours, nobody appends to the old file any more: whoever gets
                 # the lock after us finds that the path has moved.
                 lock(old, patience)
@@ -271,14 +282,13 @@ class LogFile:
                 if link is not None and link.seq > self.seq:
                     self.seq, self.head = link.seq, link.hash
         except BaseException:
-            unlock(fd)
-            os.close(fd)
+            _let_go(fd)
             raise
         self._retire(old)
-        self._adopt(fd)
+        self._adopt(fd, found)
         self._moved = reason
         self.reopened += 1
-        self._look(os.fstat(fd).st_size)
+        self._look(found.st_size)
 
     def _look(self, size: int) -> None:
         """
@@ -380,6 +390,9 @@ class LogFile:
     # Appending.
 
     def _write(self, drafts: Sequence[Draft]) -> tuple[int, OSError | None]:
+        if self._unsynced_name:
+            sync_folder(self._path)
+            self._unsynced_name = False
         now = self._clock()
         # A note speaks of what stands before it, so it cannot wait for the next file.
         if not self._notes:
@@ -531,9 +544,10 @@ class LogFile:
             if self._synced:
                 sync_data(self._fd)
                 sync_data(fd)
+            found = os.fstat(fd)
             os.rename(new, self._path)
         except BaseException:
-            os.close(fd)
+            _let_go(fd)
             with suppress(OSError):
                 os.unlink(new)
             raise
@@ -542,14 +556,11 @@ class LogFile:
         self.head = head
         self.written_bytes += len(line)
         old = self._fd
-        self._adopt(fd)
+        self._adopt(fd, found)
         self._size = self._seen = len(line)
         self._latest_ns = now
         self._reason = None
-        unlock(old)
-        os.close(old)
-        if self._synced:
-            sync_folder(self._path)
+        _let_go(old)
 
     def _link(self, archive: str) -> str:
         # link() never replaces a file, as rename() does.
@@ -562,6 +573,14 @@ class LogFile:
                     continue
             return name
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), archive)
+
+
+def _let_go(fd: int) -> None:
+    # A descriptor that was duplicated to sync it keeps the lock, unless that is taken back first.
+    with suppress(OSError):
+        unlock(fd)
+    with suppress(OSError):
+        os.close(fd)
 
 
 @cache

@@ -1,0 +1,272 @@
+"""
+Spans over OTLP: what a real receiver decodes is what was published.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import harken
+from harken import Bus, Envelope, Event, register_trace_source
+from harken.catalog import LlmStarted, RunStarted, ToolStarted
+from harken.sinks.otel import SpanRecorder, otlp_exporter
+from harken.testing import Captured
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs harken[otlp]")
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from tests.otlp_receiver import OtlpReceiver, plain, receiving
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
+    """
+    A receiver that the environment points to.
+    """
+    with receiving() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        yield found
+
+
+@pytest.fixture
+def bus() -> Iterator[Bus]:
+    """
+    A bus that is closed after the test.
+    """
+    bus = Bus()
+    yield bus
+    bus.close()
+    register_trace_source(None)
+
+
+def ids(span: Span) -> tuple[str, str, str | None]:
+    """
+    Return trace, span and parent id as an envelope has them.
+    """
+    return span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex() or None
+
+
+def call_tools_in_parallel(bus: Bus, count: int) -> list[Envelope[Event]]:
+    """
+    Run *count* tools at once inside of a run, every seventh of which fails; return what was heard.
+    """
+    heard = Captured()
+    bus.attach(heard)
+
+    def call(number: int) -> None:
+        with bus.operation(ToolStarted(tool_name=f"t{number}")) as tool:
+            if number % 7 == 3:
+                tool.fail(ValueError(f"bad {number}"))
+
+    numbers = list(range(count))
+    random.Random(3).shuffle(numbers)
+    with (
+        harken.scope(run_id="r-1", actor="agent:fixer"),
+        bus.operation(RunStarted()),
+        ThreadPoolExecutor(8) as threads,
+    ):
+        list(threads.map(harken.bind(call), numbers))
+    return heard.envelopes
+
+
+def expected(heard: list[Envelope[Event]]) -> dict[str, object]:
+    """
+    Return what a backend must know of each operation in *heard*, by span id.
+    """
+    ends = [envelope for envelope in heard if envelope.type.is_terminal]
+    found: dict[str, object] = {}
+    for end in ends:
+        assert end.started is not None
+        assert end.duration is not None
+        failed = str(end.outcome) == "failure"
+        found[end.span_id] = (
+            (end.trace_id, end.span_id, end.parent_span_id),
+            end.started.time_ns,
+            end.started.time_ns + round(end.duration * 1e9),
+            Status.STATUS_CODE_ERROR if failed else Status.STATUS_CODE_UNSET,
+            "ValueError" if failed else None,
+            end.id,
+        )
+    return found
+
+
+def received(receiver: OtlpReceiver) -> dict[str, object]:
+    """
+    Return the same of what *receiver* got.
+    """
+    return {
+        span.span_id.hex(): (
+            ids(span),
+            span.start_time_unix_nano,
+            span.end_time_unix_nano,
+            span.status.code,
+            plain(span.attributes).get("error.type"),
+            plain(span.attributes)["harken.event.id"],
+        )
+        for span in receiver.spans
+    }
+
+
+@pytest.mark.parametrize("way", ["exporter", "provider"])
+def test_parallel_tool_calls_arrive_as_they_were(
+    bus: Bus, receiver: OtlpReceiver, way: str
+) -> None:
+    """
+    Twenty tools that run at once, in any order, are twenty siblings with the ids, times and
+    statuses of their audit records; nothing is lost, and nothing is doubled.
+    """
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    recorder = SpanRecorder() if way == "exporter" else SpanRecorder(provider=provider)
+    bus.attach(recorder)
+
+    heard = call_tools_in_parallel(bus, 20)
+    report = bus.flush(30)
+    provider.shutdown()
+
+    assert report
+    assert 21 == len(receiver.spans)
+    assert expected(heard) == received(receiver)
+    (root,) = (span for span in receiver.spans if not span.parent_span_id)
+    assert {root.span_id} == {s.parent_span_id for s in receiver.spans if s.parent_span_id}
+
+
+def test_kinds_attributes_and_events_arrive(bus: Bus, receiver: OtlpReceiver) -> None:
+    """
+    What a span says besides its ids survives the wire.
+    """
+    bus.attach(SpanRecorder(otlp_exporter(), service_name="fixer", attributes_prefix=None))
+
+    with bus.operation(LlmStarted(model="m", provider="acme")) as llm:
+        llm.complete(finish_reasons=("stop", "length"), input_tokens=3, cost_usd=0.25)
+    with bus.operation(ToolStarted(tool_name="t")) as tool:
+        tool.fail(ValueError("b\u00e4d"))
+    bus.flush(30)
+
+    model, call = receiver.spans
+    found = plain(model.attributes)
+    assert ("chat m", Span.SPAN_KIND_CLIENT) == (model.name, model.kind)
+    assert {
+        "gen_ai.provider.name": "acme",
+        "gen_ai.response.finish_reasons": ["stop", "length"],
+        "gen_ai.usage.input_tokens": 3,
+        "harken.usage.cost_usd": 0.25,
+    } == {
+        key: found[key]
+        for key in (
+            "gen_ai.provider.name",
+            "gen_ai.response.finish_reasons",
+            "gen_ai.usage.input_tokens",
+            "harken.usage.cost_usd",
+        )
+    }
+    (event,) = call.events
+    said = {"exception.type": "ValueError", "exception.message": "b\u00e4d"}
+    assert ("b\u00e4d", "exception", said) == (
+        call.status.message,
+        event.name,
+        plain(event.attributes),
+    )
+    assert {"fixer"} == {plain(r.attributes)["service.name"] for r in receiver.resources}
+
+
+def test_the_environment_sets_the_exporter_up(
+    bus: Bus, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Headers and compression are what `OTEL_EXPORTER_OTLP_*` says.
+    """
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=blue")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    bus.attach(SpanRecorder(otlp_exporter()))
+
+    with bus.operation(RunStarted()):
+        pass
+    bus.flush(30)
+
+    assert ["invoke_agent"] == [span.name for span in receiver.spans]
+    headers = {name.lower(): value for name, value in receiver.headers[0].items()}
+    assert ("blue", "gzip") == (headers["x-team"], headers["content-encoding"])
+
+
+def test_a_receiver_that_refuses_is_noticed(bus: Bus, receiver: OtlpReceiver) -> None:
+    """
+    What the exporter only logs, the bus counts; afterwards spans arrive again.
+    """
+    receiver.refusals = 1
+    bus.attach(SpanRecorder(otlp_exporter()))
+
+    for name in ("a", "b"):
+        with bus.operation(ToolStarted(tool_name=name)):
+            pass
+        bus.flush(30)
+
+    health = bus.health()["SpanRecorder"]
+    assert ({"SpanExportError": 1}, 0) == (health.errors, health.consecutive_failures)
+    assert ["execute_tool b"] == [span.name for span in receiver.spans]
+
+
+def test_a_dead_receiver_holds_nobody_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The agent goes on while the exporter waits for nobody, and the flush does not say that all
+    is well.
+    """
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        )
+        # In seconds; what the exporter takes to give up.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        threads = set(threading.enumerate())
+        heard = Captured()
+        bus.attach(heard)
+        bus.attach(SpanRecorder(otlp_exporter()))
+        with bus.operation(RunStarted()):
+            pass
+
+        flushed = bus.flush(0.1)
+        closed = bus.close(0.1)
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(30)
+
+    assert (False, False) == (bool(flushed), bool(closed))
+    assert ["run.started", "run.completed"] == heard.names
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+def test_a_forked_child_has_a_connection_of_its_own(bus: Bus, receiver: OtlpReceiver) -> None:
+    """
+    Parent and child never write into one connection, which would mix up their requests; and the
+    child's spans are of the child.
+    """
+    bus.attach(SpanRecorder(otlp_exporter()))
+    with bus.operation(ToolStarted(tool_name="before")):
+        pass
+    bus.flush(30)
+    before = set(receiver.connections)
+
+    child = os.fork()
+    if child == 0:
+        with bus.operation(ToolStarted(tool_name="child")):
+            pass
+        os._exit(0 if bus.close(30) else 1)
+    _, status = os.waitpid(child, 0)
+    with bus.operation(ToolStarted(tool_name="after")):
+        pass
+    bus.flush(30)
+
+    names = ["execute_tool before", "execute_tool child", "execute_tool after"]
+    assert (0, names) == (status, [span.name for span in receiver.spans])
+    assert (1, 2) == (len(before), len(receiver.connections))
+    assert 3 == len({span.span_id for span in receiver.spans})
