@@ -12,14 +12,22 @@ from shutil import rmtree
 from agent import ending
 from behave import register_type
 from behave.model import Scenario
-from scene import Scene, file_name, names, variable
+from scene import Scene, command, file_name, names, program, variable, words
 
 import harken
 
 OURS = ("HARKEN_", "OTEL_", "PROMETHEUS_", "XDG_")
 CARRIED = {"BAGGAGE", "NO_COLOR", "TOOL_TRACE_ID", "TRACEPARENT", "TRACESTATE"}
 
-register_type(Names=names, Ending=ending, Files=file_name, Variable=variable)
+register_type(
+    Command=command,
+    Ending=ending,
+    Files=file_name,
+    Names=names,
+    Program=program,
+    Variable=variable,
+    Words=words,
+)
 
 
 def before_all(context: Scene) -> None:

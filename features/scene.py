@@ -96,6 +96,30 @@ def file_name(text: str) -> str | None:
     return text.strip('"') if text.startswith('"') else None
 
 
+@with_pattern("[a-z]+(?:(?:, | and )[a-z]+)*")
+def words(text: str) -> list[str]:
+    """
+    Return the words in *text*, as in ``one, two and three``.
+    """
+    return text.replace(" and ", ", ").split(", ")
+
+
+@with_pattern("[^`]+")
+def command(text: str) -> str:
+    """
+    Return a command line.
+    """
+    return text
+
+
+@with_pattern("(?:calls a tool and|forgets|dies|is stopped|publishes|is killed|whose disk)[^\"]+")
+def program(text: str) -> str:
+    """
+    Return what a program does.
+    """
+    return text
+
+
 @with_pattern("[A-Z_]+")
 def variable(text: str) -> str:
     """

@@ -50,7 +50,7 @@ Feature: The audit log says who did what, to what, and how it ended
       Then the record of "tool.started" says
         | metadata.arguments.q | open invoices |
       And the record of "tool.completed" says
-        | metadata.result_size | 12 |
+        | metadata.result_size | 10 |
       And the record of "tool.completed" has no "metadata.result"
       And the record of "tool.completed" has a digest as its "metadata.result_digest"
 

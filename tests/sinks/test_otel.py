@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -1660,6 +1660,22 @@ class TestExport:
         health = bus.health()["SpanRecorder"]
         assert ({"SpanExportError": 1}, 1) == (health.errors, health.failures)
         assert "1 spans were not exported" in str(health.last_error)
+
+    def test_a_flush_after_a_failed_export_says_so(self, bus: Bus) -> None:
+        """
+        Lost spans are not called flushed, once; afterwards there is nothing left to tell.
+        """
+        exporter = Kept(SpanExportResult.FAILURE)
+        recorder = SpanRecorder(exporter)
+        found: list[bool | None] = []
+        for result in (SpanExportResult.FAILURE, SpanExportResult.SUCCESS):
+            exporter.result = result
+            with suppress(SpanExportError):
+                recorder.write(tool_call(bus, result.name))
+
+        found += [recorder.flush(5), recorder.flush(5)]
+
+        assert [False, True] == found
 
     def test_what_an_exporter_raises_is_raised(self, bus: Bus) -> None:
         """

@@ -205,24 +205,28 @@ def test_a_receiver_that_refuses_is_noticed(bus: Bus, receiver: OtlpReceiver) ->
     """
     receiver.refusals = 1
     bus.attach(SpanRecorder(otlp_exporter()))
+    flushed: list[bool] = []
 
     for name in ("a", "b"):
         with bus.operation(ToolStarted(tool_name=name)):
             pass
-        bus.flush(30)
+        flushed.append(bool(bus.flush(30)))
 
     health = bus.health()["SpanRecorder"]
     assert ({"SpanExportError": 1}, 0) == (health.errors, health.consecutive_failures)
+    assert [False, True] == flushed
     assert ["execute_tool b"] == [span.name for span in receiver.spans]
 
 
-def test_a_dead_receiver_holds_nobody_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mute_receiver_holds_nobody_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The agent goes on while the exporter waits for nobody, and the flush does not say that all
     is well.
     """
     with socket.socket() as nobody:
+        # Connections are accepted by the kernel, and never answered.
         nobody.bind(("127.0.0.1", 0))
+        nobody.listen()
         monkeypatch.setenv(
             "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}"
         )

@@ -179,8 +179,9 @@ class LogFile:
         Let the file go; the next record opens it again.
         """
         if self._fd >= 0:
-            self._retire(self._fd)
+            fd = self._fd
             self._forget()
+            self._retire(fd)
 
     def abandon(self) -> None:
         """
@@ -200,8 +201,9 @@ class LogFile:
             unlock(self._fd)
         except OSError:
             # A lock that is not let go of would stop everybody; closing the file lets it go.
-            _let_go(self._fd)
+            fd = self._fd
             self._forget()
+            _let_go(fd)
 
     # Getting at the file.
 
@@ -284,8 +286,8 @@ class LogFile:
         except BaseException:
             _let_go(fd)
             raise
-        self._retire(old)
         self._adopt(fd, found)
+        self._retire(old)
         self._moved = reason
         self.reopened += 1
         self._look(found.st_size)

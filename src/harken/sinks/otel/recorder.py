@@ -128,6 +128,7 @@ class SpanRecorder:
         self._max_attributes = _lower(max_attributes, limits.max_span_attributes)
         self._max_length = _lower(max_attribute_length, limits.max_span_attribute_length)
         self._recipes: dict[type[Event], Recipe | Role | None] = {}
+        self._lost = False
         self._open: OrderedDict[str, Gathered | None] = OrderedDict()
 
     def attached(self, bus: Bus, /) -> None:
@@ -159,17 +160,21 @@ class SpanRecorder:
             else:
                 spans.append(self._ended(envelope, recipe))
         if spans:
+            before, self._lost = self._lost, True
             self._output.emit(spans)
+            self._lost = before
 
     def flush(self, timeout: float) -> bool | None:
         """
         Wait at most *timeout* seconds for what the exporter holds back.
 
         Returns:
-            False when something is left, or was not sent in time. None when nobody can say, as
-            with a provider: its processors report success whatever happened.
+            False when something is left, or was lost since the last flush. None when nobody can
+            say, as with a provider: its processors report success whatever happened.
         """
-        return self._output.flush(timeout)
+        lost, self._lost = self._lost, False
+        flushed = self._output.flush(timeout)
+        return False if lost else flushed
 
     def close(self, timeout: float) -> None:
         """

@@ -1,0 +1,174 @@
+"""
+Logs: of events, and of the whole application.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import structlog
+from behave import given, then, when
+from outputs import LOG, Line, flush, log_line, log_lines
+from scene import Scene, compare, member, noting
+
+import harken
+from harken import Bus
+from harken.catalog import ToolStarted
+
+
+def text_of(context: Scene) -> str:
+    flush(context)
+    return (context.folder / LOG).read_text()
+
+
+@then("the log holds {expected:Names}")
+def log_holds(context: Scene, expected: list[str]) -> None:
+    found = [line["event_name"] for line in log_lines(context)]
+    assert expected == found, found
+
+
+@then('the line of "{name}" says')
+def line_says(context: Scene, name: str) -> None:
+    line = log_line(context, name)
+    compare(context.table, lambda path: member(line, path))
+
+
+def assert_ids(context: Scene, line: Line) -> None:
+    (heard,) = context.listener.envelopes
+    assert (heard.trace_id, heard.span_id) == (line["trace_id"], line["span_id"]), line
+
+
+@then('the line of "{name}" has the trace and the span that the listener heard')
+def line_has_the_ids(context: Scene, name: str) -> None:
+    assert_ids(context, log_line(context, name))
+
+
+@then("every line of the log is one JSON object in ASCII")
+def every_line_is_json(context: Scene) -> None:
+    assert text_of(context).isascii()
+    assert ["tool.started", "tool.failed"] == [line["event_name"] for line in log_lines(context)]
+
+
+@then('the log mentions "{text}"')
+def log_mentions(context: Scene, text: str) -> None:
+    assert text in text_of(context), text_of(context)
+
+
+@then('the log does not mention "{text}"')
+def log_does_not_mention(context: Scene, text: str) -> None:
+    found = text_of(context)
+    assert "tool.completed" in found, found
+    assert text not in found, found
+
+
+@then("the log has no control characters")
+def log_has_no_controls(context: Scene) -> None:
+    found = text_of(context)
+    assert "tool" in found, found
+    assert "" == "".join(char for char in found if not char.isprintable() and char != "\n")
+
+
+# The application's own log calls.
+
+
+@given("an application with JSON logging")
+def application_with_logging(context: Scene) -> None:
+    context.stream = io.StringIO()
+    configured = harken.configure_logging("json", stream=context.stream)
+    context.add_cleanup(configured.undo)
+    context.bus = Bus()
+    context.add_cleanup(context.bus.close)
+
+
+@given("an application that has set up structlog itself")
+def application_with_structlog(context: Scene) -> None:
+    context.processors = [structlog.processors.add_log_level]
+    structlog.configure(processors=context.processors)
+    context.add_cleanup(structlog.reset_defaults)
+
+
+def log_through_logging(text: str) -> None:
+    logging.getLogger("library").info(text)
+
+
+def log_through_structlog(text: str) -> None:
+    structlog.get_logger("library").info(text)
+
+
+LIBRARIES = {"the standard library": log_through_logging, "structlog": log_through_structlog}
+
+
+@when('a tool in run "{run_id}" logs "{text}" through {library}')
+def tool_logs(context: Scene, run_id: str, text: str, library: str) -> None:
+    with harken.scope(run_id=run_id), context.bus.operation(ToolStarted(tool_name="search")):
+        LIBRARIES[library](text)
+
+
+@when('the application logs "{text}"')
+def application_logs(context: Scene, text: str) -> None:
+    log_through_logging(text)
+
+
+class Mute:
+    """
+    An object that cannot be printed.
+    """
+
+    def __str__(self) -> str:
+        raise RuntimeError("not printable")
+
+    __repr__ = __str__
+
+
+@when("the application logs an object that cannot be printed")
+def application_logs_mute(context: Scene) -> None:
+    context.error = None
+    try:
+        logging.getLogger("library").warning("seen: %s", Mute(), extra={"object": Mute()})
+        structlog.get_logger("library").warning("seen", object=Mute())
+    except Exception as error:
+        context.error = error
+
+
+@when("harken's logging is set up for it")
+def logging_is_set_up(context: Scene) -> None:
+    with noting(context):
+        context.add_cleanup(harken.configure_logging().undo)
+
+
+def application_lines(context: Scene) -> list[Line]:
+    return [json.loads(line) for line in context.stream.getvalue().splitlines()]
+
+
+def application_line(context: Scene, message: str) -> Line:
+    (line,) = (line for line in application_lines(context) if line["message"] == message)
+    return line
+
+
+@then('the application\'s line "{message}" says')
+def application_line_says(context: Scene, message: str) -> None:
+    line = application_line(context, message)
+    compare(context.table, lambda path: member(line, path))
+
+
+@then('the application\'s line "{message}" has the trace and the span that the listener heard')
+def application_line_has_the_ids(context: Scene, message: str) -> None:
+    assert_ids(context, application_line(context, message))
+
+
+@then('the application\'s log does not mention "{text}"')
+def application_log_does_not_mention(context: Scene, text: str) -> None:
+    assert 1 == len(application_lines(context))
+    assert text not in context.stream.getvalue()
+
+
+@then("every line of the application's log is one JSON object")
+def every_application_line_is_json(context: Scene) -> None:
+    assert 2 == len(application_lines(context)), context.stream.getvalue()
+
+
+@then("structlog is set up as it was before")
+def structlog_as_before(context: Scene) -> None:
+    assert context.processors == structlog.get_config()["processors"]

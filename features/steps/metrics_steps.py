@@ -1,0 +1,137 @@
+"""
+Metrics, as a file has them and as a scrape sees them.
+"""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+
+from behave import then, when
+from outputs import METRICS, flush
+from prometheus_client.parser import text_string_to_metric_families
+from scene import Scene, compare
+
+from harken import Bus
+from harken.sinks.prometheus import PrometheusInstrumenter
+
+Series = tuple[str, frozenset[tuple[str, str]]]
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def samples(text: str) -> dict[Series, float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def metrics(context: Scene) -> str:
+    """
+    Return the metrics that were scraped; without a scrape, those in the agent's file.
+    """
+    if "scraped" in context:
+        return str(context.scraped)
+    flush(context)
+    return (context.folder / METRICS).read_text()
+
+
+def port_of(bus: Bus) -> int:
+    (sink,) = (one.sink for one in bus.subscriptions if one.name == "PrometheusInstrumenter")
+    assert isinstance(sink, PrometheusInstrumenter) and sink.port is not None
+    return sink.port
+
+
+def scrape(context: Scene, bus: Bus, path: str, accept: str = "text/plain") -> None:
+    assert bus.flush(30)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port_of(bus)}{path}", headers={"Accept": accept}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            context.status, context.scraped = answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        context.status, context.scraped = error.code, ""
+        error.close()
+
+
+@when('Prometheus scrapes "{path}"')
+def prometheus_scrapes(context: Scene, path: str) -> None:
+    scrape(context, context.bus, path)
+
+
+@when('Prometheus scrapes "{path}" as OpenMetrics')
+def prometheus_scrapes_open_metrics(context: Scene, path: str) -> None:
+    scrape(context, context.bus, path, OPEN_METRICS)
+
+
+@when("Prometheus scrapes the other agent")
+def prometheus_scrapes_the_other(context: Scene) -> None:
+    scrape(context, context.other, "/metrics")
+
+
+@then("the answer is {status:d}")
+def answer_is(context: Scene, status: int) -> None:
+    assert status == context.status, context.status
+
+
+@then("the metrics say")
+def metrics_say(context: Scene) -> None:
+    found = samples(metrics(context))
+
+    def read(name: str) -> object:
+        (series,) = samples(f"{name} 0\n")
+        return f"{found[series]:g}" if series in found else None
+
+    compare(context.table, read)
+
+
+@then('the metrics mention "{text}"')
+def metrics_mention(context: Scene, text: str) -> None:
+    assert text in metrics(context)
+
+
+@then('the metrics do not mention "{text}"')
+def metrics_do_not_mention(context: Scene, text: str) -> None:
+    found = metrics(context)
+    assert "infra_agent_" in found, found
+    assert text not in found, text
+
+
+@then('"{name}" has at most {count:d} series')
+def has_at_most(context: Scene, name: str, count: int) -> None:
+    found = [series for series in samples(metrics(context)) if series[0] == name]
+    assert 1 <= len(found) <= count, found
+
+
+@then('"{name}" adds up to {total:d}')
+def adds_up_to(context: Scene, name: str, total: int) -> None:
+    found = samples(metrics(context)).items()
+    assert total == sum(value for series, value in found if series[0] == name), found
+
+
+@then('"{name}" is above 0')
+def is_above_0(context: Scene, name: str) -> None:
+    found = samples(metrics(context)).items()
+    assert 0 < sum(value for series, value in found if series[0] == name), found
+
+
+@then('the metrics are served at "{address}" only')
+def are_served_at(context: Scene, address: str) -> None:
+    port = port_of(context.bus)
+    # Whoever else listens on the port at another address shows that it is free there.
+    with socket.create_server(("127.0.0.2", port)):
+        pass
+    with socket.create_connection((address, port), timeout=30):
+        pass
+
+
+@then('an exemplar of "{name}" has the ids of "{event}"')
+def exemplar_has_the_ids(context: Scene, name: str, event: str) -> None:
+    (heard,) = (one for one in context.listener.envelopes if one.name == event)
+    exemplar = f'# {{span_id="{heard.span_id}",trace_id="{heard.trace_id}"}}'
+    rows = [row for row in context.scraped.splitlines() if row.startswith(name)]
+    assert any(exemplar in row for row in rows), (exemplar, rows)
