@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
@@ -116,10 +117,10 @@ def behave(session: nox.Session) -> None:
     run_measured(session, "behave", *(session.posargs or ["--format=progress"]))
 
 
-@nox.session
+@nox.session(requires=[f"{name}-{python}" for name in ("tests", "behave") for python in PYTHONS])
 def coverage_report(session: nox.Session) -> None:
     """
-    Branch coverage of the package over all tests and features that ran before.
+    Branch coverage of the package by tests and features together, which run first.
     """
     session.install(*(d for d in PYPROJECT["dependency-groups"]["test"] if "coverage" in d))
     session.run("coverage", "combine")
@@ -143,6 +144,8 @@ def build(session: nox.Session) -> None:
     """
     install(session, "build")
     folder = Path(session.create_tmp()).resolve()
+    for left in folder.iterdir():
+        shutil.rmtree(left)
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
     (wheel,) = (folder / "dist").glob("*.whl")
     session.run("python", "-m", "venv", "--clear", str(folder / "venv"))

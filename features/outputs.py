@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from scene import Scene, only
+from scene import Scene, last
 
 import harken.record
 
@@ -65,7 +65,7 @@ def record_of(context: Scene, event_type: str) -> Line:
     Return the last record of a type, which may be about the audit log itself.
     """
     found = [line for line in lines(audit_path(context)) if line["event_type"] == event_type]
-    return only(found, f"record of {event_type}")
+    return last(found, f"record of {event_type}")
 
 
 def log_lines(context: Scene) -> list[Line]:
@@ -81,7 +81,7 @@ def log_line(context: Scene, name: str) -> Line:
     Return the last line about an event.
     """
     found = [line for line in log_lines(context) if line["event_name"] == name]
-    return only(found, f"line of {name}")
+    return last(found, f"line of {name}")
 
 
 def spans(context: Scene) -> list[Line]:
@@ -96,7 +96,7 @@ def span(context: Scene, name: str) -> Line:
     """
     Return the last span with a name.
     """
-    return only([span for span in spans(context) if span["name"] == name], f"span {name}")
+    return last([span for span in spans(context) if span["name"] == name], f"span {name}")
 
 
 def plain_program() -> str:

@@ -22,6 +22,10 @@ from harken.testing import Captured
 
 ABSENT = object()
 
+PROGRAMS = {
+    path.stem.replace("_", " "): path for path in Path(__file__).with_name("programs").glob("*.py")
+}
+
 
 class Scene(Context):
     """
@@ -112,12 +116,12 @@ def command(text: str) -> str:
     return text
 
 
-@with_pattern("(?:calls a tool and|forgets|dies|is stopped|publishes|is killed|whose disk)[^\"]+")
-def program(text: str) -> str:
+@with_pattern("|".join(PROGRAMS))
+def program(text: str) -> Path:
     """
-    Return what a program does.
+    Return the program in the folder ``programs`` that does what *text* says.
     """
-    return text
+    return PROGRAMS[text]
 
 
 @with_pattern("[A-Z_]+")
@@ -128,9 +132,9 @@ def variable(text: str) -> str:
     return text
 
 
-def only(found: list[dict[str, Any]], what: str) -> dict[str, Any]:
+def last(found: list[dict[str, Any]], what: str) -> dict[str, Any]:
     """
-    Return the last of *found*, of which there must be one.
+    Return the last of *found*, of which there must be some.
     """
     assert found, f"there is no {what}"
     return found[-1]
@@ -166,7 +170,7 @@ def compare(table: Table, read: Callable[[str], object]) -> None:
     """
     # behave takes the first row for headings; in a list of pairs it is a pair like the others.
     rows = [list(table.headings), *(list(row.cells) for row in table.rows)]
-    expected = {name: value for name, value in rows}
+    expected = dict(rows)
     found = {name: shown(read(name)) for name in expected}
     assert expected == found, f"expected {expected}, found {found}"
 

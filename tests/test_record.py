@@ -278,6 +278,7 @@ class TestFromEnvelope:
         with capture(bus) as heard:
             with harken.scope(team="blue"):
                 bus.publish(Sampled())
+                bus.publish(Sampled())
                 bus.publish(Sampled(), attributes={"depth": 1})
                 bus.publish(Sampled())
             with harken.scope(team="red"):
@@ -286,6 +287,7 @@ class TestFromEnvelope:
         lines = [line_of(record.from_envelope(envelope)) for envelope in heard.envelopes]
 
         assert [
+            {"team": "blue"},
             {"team": "blue"},
             {"team": "blue", "depth": 1},
             {"team": "blue"},

@@ -17,17 +17,7 @@ Feature: The audit log says who did what, to what, and how it ended
         | run_id             | r-42          |
         | session_id         | s-1           |
         | metadata.tool_name | search        |
-
-    Scenario: Start and end of a call are joined by ids
-      Given an agent with an audit log
-      When the agent calls a tool
-      Then the record of "tool.completed" has the "id" of "tool.started" as its "started_event_id"
-      And both records have the same "span_id"
-
-    Scenario: What needs no audit is left out
-      Given an agent with an audit log
-      When the agent asks a model and opens a pull request
-      Then the audit log holds "pr.created"
+      And the record of "tool.completed" has the "id" of "tool.started" as its "started_event_id"
 
     Scenario: The log says itself when it was opened and closed
       Given an agent with an audit log
@@ -53,13 +43,6 @@ Feature: The audit log says who did what, to what, and how it ended
         | metadata.result_size | 10 |
       And the record of "tool.completed" has no "metadata.result"
       And the record of "tool.completed" has a digest as its "metadata.result_digest"
-
-    Scenario: The operator asks for results, too
-      Given the setting HARKEN_CAPTURE_CONTENT is "arguments, result"
-      And an agent with an audit log
-      When the agent searches for "open invoices" and finds "17 of them"
-      Then the record of "tool.completed" says
-        | metadata.result | 17 of them |
 
   Rule: The log belongs to its owner
 

@@ -24,9 +24,9 @@ Feature: The audit log may be moved while it is written
         | metadata.reason | <reason> |
 
       Examples:
-        | moved                 | type          | reason  |
-        | renamed               | audit.open    | renamed |
-        | copied and emptied    | audit.recover | shrunk  |
+        | moved              | type          | reason  |
+        | renamed            | audit.open    | renamed |
+        | copied and emptied | audit.recover | shrunk  |
 
   Rule: Several agents may share one log
 

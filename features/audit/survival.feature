@@ -11,12 +11,6 @@ Feature: What was recorded survives what happens to the agent
       Then the audit log holds "tool.started"
       And the chain of the audit log is whole
 
-    Scenario: An agent goes on in the log of the one that was killed
-      Given the audit log of an agent that was killed
-      When another agent with the same audit log opens a pull request
-      Then the audit log holds "tool.started", "pr.created"
-      And the chain of the audit log is whole
-
   Rule: A line that was cut off is repaired and told
 
     Scenario: Half a record at the end of the log is removed by the next writer, which says so
@@ -45,5 +39,4 @@ Feature: What was recorded survives what happens to the agent
       And a program whose disk is full for a while
       When the program runs
       Then the program was stopped 3 times, each time by an audit write error
-      And the record of "audit.lost" says
-        | metadata.count | 3 |
+      And the chain of the audit log is whole

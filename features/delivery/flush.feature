@@ -27,9 +27,3 @@ Feature: A flush tells the truth
       When the agent opens 2 pull requests on the same loop and flushes the bus
       Then the flush fails
       And the coroutine has heard of 0 pull requests
-
-    Scenario: A flush that can be awaited lets the listener finish
-      Given a coroutine that listens to pull requests
-      When the agent opens 2 pull requests on the same loop and awaits the flush
-      Then the flush succeeds
-      And the coroutine has heard of 2 pull requests

@@ -11,28 +11,12 @@ Feature: An observer never breaks the agent
       Then the agent was not disturbed
       And the working sink hears the tool call
 
-    Scenario: A broken listener harms nobody either
-      Given a bus with a working sink
-      And a listener that fails
-      When the agent calls a tool
-      Then the agent was not disturbed
-      And the working sink hears the tool call
-
-  Rule: A failure is told, once for each kind
-
     Scenario: The other sinks hear that one has failed
       Given a bus with a working sink and a broken sink
       When the agent opens 3 pull requests
       Then the working sink hears one "harken.sink_failed" that says
         | sink       | broken  |
         | error_type | OSError |
-
-    Scenario: The health of the bus counts every failure
-      Given a bus with a working sink and a broken sink
-      When the agent opens 3 pull requests
-      Then the health of the broken sink says
-        | failures   | 3                |
-        | last_error | OSError: no disk |
 
   Rule: Who fails again and again is left alone for a while
 

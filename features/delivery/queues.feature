@@ -12,11 +12,6 @@ Feature: A slow sink does not slow the agent down
       Then the agent was not disturbed
       And the busy sink has heard of them once it has time
 
-    Scenario: A busy sink does not delay the others
-      Given a bus with a working sink and a busy sink
-      When the agent opens 3 pull requests
-      Then the working sink hears "pr.created", "pr.created", "pr.created"
-
   Rule: What happens at the end of a queue is chosen by whoever attaches the sink
 
     Scenario Outline: A full queue that <does> keeps pull requests <kept>
@@ -34,12 +29,6 @@ Feature: A slow sink does not slow the agent down
       When the agent opens 10 pull requests while the busy sink gets time
       Then the busy sink hears of pull requests 1 to 10 once it has time
 
-    Scenario: A full queue that tells the agent stops it
-      Given a bus with a working sink and a busy sink with room for 3 events that tells the agent
-      When the agent opens 10 pull requests
-      Then the agent is stopped by a full queue
-      And the busy sink hears of pull requests 1 to 3 once it has time
-
   Rule: What is dropped is counted exactly, and told in band
 
     Scenario: The other sinks hear how many events were dropped, and which
@@ -50,10 +39,3 @@ Feature: A slow sink does not slow the agent down
         | reason | queue_full |
         | count  | 7          |
       And its first and last number are those of pull requests 4 and 10
-
-    Scenario: The health of the bus counts what was dropped
-      Given a bus with a working sink and a busy sink with room for 3 events that drops the newest ones
-      When the agent opens 10 pull requests
-      Then the health of the busy sink says
-        | drops | {"queue_full": 7} |
-        | depth | 3                 |

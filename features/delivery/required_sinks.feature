@@ -17,15 +17,3 @@ Feature: A required sink may stop the agent
       Then the tool did not run
       And the agent is stopped by a delivery error
       And the tool call ends once, as "tool.failed"
-
-    Scenario: A required sink is never left alone
-      Given a bus with a working sink and a broken required sink
-      When the agent tries to open 8 pull requests
-      Then the agent was stopped 8 times
-
-  Rule: A required sink is never behind a queue
-
-    Scenario: A sink that is required and queued is refused, with the reason
-      Given a bus with a working sink
-      When the operator attaches a required sink behind a queue
-      Then that is refused with "publish() has returned before a failure can be known"

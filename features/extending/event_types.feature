@@ -85,28 +85,6 @@ Feature: Event types of your own
         ugly unknown
         """
 
-    Scenario: Data from outside becomes an event only when it fits
-      When the author runs
-        """
-        import harken
-        from harken import Event
-        from harken.errors import EventDataError
-
-        class Paid(Event, name="invoice.paid"):
-            amount_eur: float
-
-        print(harken.decode("invoice.paid", b'{"amount_eur": 99.5}'))
-        try:
-            harken.decode("invoice.paid", b'{"amount_eur": "much"}')
-        except EventDataError as error:
-            print(error)
-        """
-      Then the program prints
-        """
-        Paid(amount_eur=99.5)
-        invoice.paid: Expected `float`, got `str` - at `$.amount_eur`
-        """
-
   Rule: A name belongs to one type
 
     Scenario: A second class with the same name is refused, and both are named
@@ -125,16 +103,3 @@ Feature: Event types of your own
             print(error)
         """
       Then the program prints a sentence with "invoice.paid", "InvoicePaid" and "BillPaid"
-
-    Scenario: A name that nobody declared is answered with those that are near
-      When the author runs
-        """
-        import harken.catalog
-        from harken.errors import UnknownEventError
-
-        try:
-            harken.find("tool.startd")
-        except UnknownEventError as error:
-            print(error)
-        """
-      Then the program prints a sentence with "tool.startd" and "did you mean tool.started"

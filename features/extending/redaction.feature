@@ -19,32 +19,3 @@ Feature: Secrets of your own
         """
         {'note': 'open with [REDACTED:badge]'} {'badge': 1}
         """
-
-    Scenario: A name that only sounds like a secret can be let through
-      When the author runs
-        """
-        from harken import Bus
-        from harken.catalog import ToolStarted
-        from harken.redaction import Redactor
-
-        bus = Bus(redaction=Redactor(allow_keys=["seat_token"]))
-        bus.subscribe(lambda envelope: print(envelope.data()["arguments"]))
-        bus.publish(ToolStarted(tool_name="book", arguments={"seat_token": "14C", "token": "t0p"}))
-        """
-      Then the program prints
-        """
-        {'seat_token': '14C', 'token': '[REDACTED:key]'}
-        """
-
-    Scenario: A pattern that is malformed is refused when the rule is made
-      When the author runs
-        """
-        from harken.errors import RedactionError
-        from harken.redaction import Redactor
-
-        try:
-            Redactor(patterns={"badge": "badge-["})
-        except RedactionError as error:
-            print(error)
-        """
-      Then the program prints a sentence with "badge"

@@ -23,48 +23,6 @@ Feature: Sinks and listeners of your own
         pr.created https://forge.example/pull/7
         """
 
-    Scenario: A coroutine function is awaited on the loop of the application
-      When the author runs
-        """
-        import asyncio
-        from harken import Bus
-        from harken.catalog import PrCreated
-
-        async def main():
-            bus = Bus()
-
-            @bus.on(PrCreated)
-            async def opened(envelope):
-                await asyncio.sleep(0)
-                print(envelope.event.url)
-
-            bus.publish(PrCreated(url="https://forge.example/pull/7"))
-            print(bool(await bus.aflush()))
-
-        asyncio.run(main())
-        """
-      Then the program prints
-        """
-        https://forge.example/pull/7
-        True
-        """
-
-    Scenario: What cannot listen is refused where it is subscribed
-      When the author runs
-        """
-        from harken import Bus
-        from harken.errors import SubscriptionError
-
-        try:
-            Bus().subscribe("print")
-        except SubscriptionError as error:
-            print(error)
-        """
-      Then the program prints
-        """
-        cannot subscribe 'print': it is not callable; a sink goes to Bus.attach()
-        """
-
   Rule: A sink is an object that writes batches
 
     Scenario: A sink gets redacted JSON that was made once for all sinks

@@ -21,18 +21,6 @@ Feature: Tests of your own
         """
       Then the program prints a sentence with "/pull/7" and "PrCreated"
 
-    Scenario: Time and ids stand still, so that records can be written down
-      When the author runs
-        """
-        from harken.catalog import PrCreated
-        from harken.testing import fixed_bus
-
-        bus = fixed_bus()
-        bus.subscribe(lambda envelope: print(envelope.time.isoformat(), envelope.id))
-        bus.publish(PrCreated(url="/pull/7"))
-        """
-      Then the program prints the same each time
-
     Scenario: A test under pytest asks for a bus that is closed afterwards
       Given the author's test
         """

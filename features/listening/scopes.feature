@@ -14,26 +14,6 @@ Feature: Every event knows in whose name it happened
         | run_id     | r-42          |
         | session_id | s-1           |
 
-    Scenario: A run inside a run names the run around it
-      Given a bus with a working sink
-      When "agent:billing" hands a part of run "r-42" to run "r-43"
-      Then the "run.started" that the working sink hears last says
-        | run_id        | r-43 |
-        | parent_run_id | r-42 |
-
-    Scenario: Nothing is left over once the work is done
-      Given a bus with a working sink
-      And "agent:billing" has called a tool in run "r-42" of session "s-1"
-      When the agent opens a pull request
-      Then the "pr.created" that the working sink hears last says
-        | actor  |  |
-        | run_id |  |
-
-    Scenario: Everything in one scope is one trace
-      Given a bus with a working sink
-      When "agent:billing" calls a tool in run "r-42" of session "s-1"
-      Then everything that the working sink hears has the same "trace_id"
-
   Rule: Work that goes on elsewhere belongs to the same run
 
     Scenario: Runs that go on side by side are not mixed up
@@ -51,8 +31,3 @@ Feature: Every event knows in whose name it happened
       Given a bus with a working sink
       When the agent starts a program inside a tool call
       Then the program is in the trace of the tool call
-
-    Scenario: A request that the agent sends carries its trace
-      Given a bus with a working sink
-      When the agent sends a request inside a tool call
-      Then the request is in the trace of the tool call

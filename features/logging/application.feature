@@ -39,11 +39,3 @@ Feature: The whole application logs alike
       When the application logs an object that cannot be printed
       Then the application was not disturbed
       And every line of the application's log is one JSON object
-
-  Rule: Somebody else's configuration is respected
-
-    Scenario: An application that set up structlog itself is told, and nothing is changed
-      Given an application that has set up structlog itself
-      When harken's logging is set up for it
-      Then that is refused with "structlog is already configured"
-      And structlog is set up as it was before

@@ -47,14 +47,3 @@ Feature: Every event is a line of JSON
       And an agent with a JSON log
       When the agent calls a tool while a model's answer arrives in 2 pieces
       Then the log holds "llm.chunk", "llm.chunk"
-
-    Scenario: The log has no content unless it was asked for
-      Given an agent with a JSON log
-      When the agent searches for "open invoices" and finds "17 of them"
-      Then the log does not mention "open invoices"
-
-    Scenario: The operator asks for content
-      Given the setting HARKEN_LOG_CONTENT is "on"
-      And an agent with a JSON log
-      When the agent searches for "open invoices" and finds "17 of them"
-      Then the log mentions "open invoices"

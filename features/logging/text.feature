@@ -16,9 +16,3 @@ Feature: Logs for people
       When the agent's tool fails with a message of several lines and terminal controls
       Then the log has no control characters
       And the log mentions "\x1b"
-
-    Scenario: A file has no colours
-      Given the setting HARKEN_LOG_FORMAT is "text"
-      And an agent with a log
-      When the agent calls a tool
-      Then the log has no control characters

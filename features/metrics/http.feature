@@ -11,16 +11,6 @@ Feature: Metrics over HTTP
       Then the metrics say
         | infra_agent_tool_calls_total{tool="search",status="success"} | 3 |
 
-    Scenario: Nothing else is served
-      Given an agent with metrics over HTTP
-      When Prometheus scrapes "/"
-      Then the answer is 404
-
-    Scenario: Only this machine is served by default
-      Given an agent with metrics over HTTP
-      When Prometheus scrapes "/metrics"
-      Then the metrics are served at "127.0.0.1" only
-
   Rule: A number leads to its trace
 
     Scenario: An exemplar names the trace and the span of a tool call

@@ -14,11 +14,6 @@ Feature: A command line that says what is wrong
         | version   |
         | --version |
 
-    Scenario: The help names every command
-      When the operator runs `harken --help`
-      Then the exit code is 0
-      And standard output names the commands "catalog", "demo", "exec", "schema" and "version"
-
   Rule: A bad setting is said in one sentence, before anything is done
 
     Scenario Outline: A bad <setting> is named, with what is wrong
@@ -30,11 +25,11 @@ Feature: A command line that says what is wrong
       And there is no file "ran"
 
       Examples:
-        | setting                        | value  | why                       |
-        | HARKEN_LOG_FORMAT              | xml    | Invalid enum value 'xml'  |
-        | HARKEN_METRICS_PROMETHEUS_PORT | 70000  | use 0 to 65535            |
-        | HARKEN_TRACES                  | jaeger | use off, console          |
-        | HARKEN_TRACE_SAMPLE_RATIO      | 2      | not between 0 and 1       |
+        | setting                        | value   | why                       |
+        | HARKEN_LOG_FORMAT              | xml     | Invalid enum value 'xml'  |
+        | HARKEN_METRICS_PROMETHEUS_PORT | 70000   | use 0 to 65535            |
+        | HARKEN_TRACES                  | jaeger  | use off, console          |
+        | HARKEN_TRACE_SAMPLE_RATIO      | 2       | not between 0 and 1       |
         | HARKEN_CONFIG                  | no.toml | name a readable TOML file |
 
     Scenario: A setting whose name is misspelt is a warning with the likely name

@@ -13,7 +13,7 @@ from harken.catalog import PrCreated
 from harken.errors import AuditWriteError
 
 bus = harken.configure(audit_jsonl_path="audit.jsonl", log=False, metrics=False)
-bus.publish(PrCreated(url="/pull/0", title="x" * 8000))
+bus.publish(PrCreated(url="/pull/0", branch="x" * 8000))
 opened = 0
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize("audit.jsonl"), hard))

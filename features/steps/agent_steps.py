@@ -10,23 +10,20 @@ import sys
 import threading
 from collections.abc import Callable
 
-from agent import SPAN, TRACE, InvoiceDisputed, InvoicePaid, call_tool, open_pull_request
+from agent import SPAN, InvoiceDisputed, InvoicePaid, call_tool, open_pull_request
 from behave import given, when
 from scene import Scene, bus_of, noting
 
 import harken
 from harken import Bus
 from harken.catalog import (
-    ApprovalGranted,
     ContextAssembled,
     CredentialIssued,
     LlmChunk,
     LlmCompleted,
     LlmStarted,
     PlanCreated,
-    PrCreated,
     RunStarted,
-    ToolCompleted,
     ToolStarted,
     TurnStarted,
 )
@@ -43,7 +40,6 @@ def calls_a_tool(context: Scene) -> None:
 
 @given('the agent has called the tool "{name}" {count:d} time')
 @given('the agent has called the tool "{name}" {count:d} times')
-@when('the agent calls the tool "{name}" {count:d} times')
 def calls_the_tool(context: Scene, name: str, count: int) -> None:
     for _ in range(count):
         call_tool(context.bus, name)
@@ -54,12 +50,6 @@ def calls_the_tool_in_vain(context: Scene, name: str, count: int) -> None:
     calls_the_tool(context, name, count)
     with context.bus.operation(ToolStarted(tool_name=name)) as call:
         call.fail("nothing found")
-
-
-@when('the agent calls the tool "{name}" {count:d} times and closes the bus')
-def calls_the_tool_and_closes(context: Scene, name: str, count: int) -> None:
-    calls_the_tool(context, name, count)
-    context.bus.close()
 
 
 @when("the agent calls {count:d} different tools")
@@ -87,15 +77,6 @@ def opens_pull_requests(context: Scene, count: int) -> None:
             open_pull_request(bus_of(context), number)
 
 
-@when("the agent tries to open {count:d} pull requests")
-def tries_to_open_pull_requests(context: Scene, count: int) -> None:
-    context.stopped = 0
-    for number in range(1, count + 1):
-        with noting(context):
-            open_pull_request(context.bus, number)
-        context.stopped += context.error is not None
-
-
 @when("the agent calls a tool and opens a pull request")
 def calls_a_tool_and_opens_a_pull_request(context: Scene) -> None:
     call_tool(context.bus)
@@ -108,26 +89,11 @@ def opens_a_pull_request_inside_a_tool_call(context: Scene) -> None:
         open_pull_request(context.bus)
 
 
-@when("the agent pays an invoice")
-def pays_an_invoice(context: Scene) -> None:
-    context.envelope = context.bus.publish(InvoicePaid())
-
-
 @when("the agent pays an invoice, disputes another one and opens a pull request")
 def pays_disputes_and_opens(context: Scene) -> None:
     context.bus.publish(InvoicePaid())
     context.bus.publish(InvoiceDisputed())
     open_pull_request(context.bus)
-
-
-@given("an approval was granted")
-def approval_was_granted(context: Scene) -> None:
-    context.approval = context.bus.publish(ApprovalGranted(approval_id="a-1"))
-
-
-@when("the agent pays an invoice because of it")
-def pays_an_invoice_because_of_it(context: Scene) -> None:
-    context.bus.publish(InvoicePaid(), causes=[context.approval])
 
 
 @when('the agent asks whether anybody listens to "{name}"')
@@ -146,12 +112,6 @@ def tool_does(context: Scene, does: Callable[[Bus], None]) -> None:
         context.error = error
 
 
-@when('the agent\'s tool fails with the message "{message}"')
-def tool_fails_with(context: Scene, message: str) -> None:
-    with context.bus.operation(ToolStarted(tool_name="login")) as call:
-        call.fail(message)
-
-
 @when("the agent's tool fails with a message of several lines and terminal controls")
 def tool_fails_with_controls(context: Scene) -> None:
     with context.bus.operation(ToolStarted(tool_name="search")) as call:
@@ -164,32 +124,9 @@ def says_that_its_tool_ended_as(context: Scene, outcome: str) -> None:
         call.fail(outcome=outcome)
 
 
-@when("the agent gives its tool too little time")
-def gives_too_little_time(context: Scene) -> None:
-    async def main() -> None:
-        async def tool() -> None:
-            async with context.bus.operation(ToolStarted(tool_name="search")):
-                await asyncio.sleep(60)
-
-        await asyncio.wait_for(tool(), timeout=0.01)
-
-    try:
-        asyncio.run(main())
-    except TimeoutError as error:
-        context.error = error
-
-
 @given("the agent has called a tool and forgotten about it")
 def has_forgotten_a_call(context: Scene) -> None:
     context.bus.operation(ToolStarted(tool_name="search")).start()
-
-
-@given("the agent has begun a run and called a tool in it")
-def has_begun_a_run(context: Scene) -> None:
-    run = context.bus.operation(RunStarted()).start()
-    assert run.scope is not None
-    with harken.scope(run_id=run.scope.run_id):
-        context.bus.operation(ToolStarted(tool_name="search")).start()
 
 
 @when("the agent ends the same tool call twice")
@@ -197,12 +134,6 @@ def ends_the_same_call_twice(context: Scene) -> None:
     call = context.bus.operation(ToolStarted(tool_name="search")).start()
     call.end()
     call.end()
-
-
-@when("the end of a tool call arrives before its start")
-def end_before_start(context: Scene) -> None:
-    context.bus.publish(ToolCompleted(tool_name="search", tool_call_id="c-1"))
-    context.bus.publish(ToolStarted(tool_name="search", tool_call_id="c-1"))
 
 
 @when("the agent calls {tools:Names} at once, and they end the other way round")
@@ -239,22 +170,10 @@ def run_is_cancelled(context: Scene, count: int) -> None:
 # Scopes.
 
 
-@given('"{actor}" has called a tool in run "{run_id}" of session "{session_id}"')
 @when('"{actor}" calls a tool in run "{run_id}" of session "{session_id}"')
 def calls_in_a_run(context: Scene, actor: str, run_id: str, session_id: str) -> None:
     with harken.scope(actor=actor, run_id=run_id, session_id=session_id):
         call_tool(context.bus)
-
-
-@when('"{actor}" hands a part of run "{outer}" to run "{inner}"')
-def hands_to_another_run(context: Scene, actor: str, outer: str, inner: str) -> None:
-    with (
-        harken.scope(actor=actor, run_id=outer),
-        context.bus.operation(RunStarted()),
-        harken.scope(run_id=inner),
-        context.bus.operation(RunStarted()),
-    ):
-        pass
 
 
 @when("the runs {runs:Names} call {count:d} tools each, side by side")
@@ -292,12 +211,6 @@ def starts_a_program(context: Scene) -> None:
         )
 
 
-@when("the agent sends a request inside a tool call")
-def sends_a_request(context: Scene) -> None:
-    with context.bus.operation(ToolStarted(tool_name="fetch")):
-        context.headers = harken.inject({"accept": "text/html"})
-
-
 # Arguments and content.
 
 
@@ -305,7 +218,7 @@ def sends_a_request(context: Scene) -> None:
 def calls_with_argument(context: Scene, name: str, value: str) -> None:
     arguments = {name: value}
     with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)) as call:
-        call.complete(result=f"seen {value}")
+        call.complete(result_size=12)
 
 
 @when('the agent searches for "{query}" and finds "{result}"')
@@ -318,7 +231,6 @@ def searches(context: Scene, query: str, result: str) -> None:
 # Models, plans, context, credentials.
 
 
-@when("the agent asks a model")
 def asks_a_model(context: Scene) -> None:
     with context.bus.operation(LlmStarted(model="m-1", provider="acme")):
         pass
@@ -377,11 +289,6 @@ def assembles_a_context(context: Scene, fragments: int, share: float) -> None:
     context.bus.publish(ContextAssembled(fragments=fragments, budget_utilization=share))
 
 
-@when('the agent is given a credential for "{scope}"')
-def is_given_a_credential(context: Scene, scope: str) -> None:
-    context.bus.publish(CredentialIssued(credential_id="k-1", scope=scope))
-
-
 @when('the agent is given a credential for "{scope}" inside a tool call')
 def is_given_a_credential_inside(context: Scene, scope: str) -> None:
     with context.bus.operation(ToolStarted(tool_name="search")):
@@ -410,12 +317,6 @@ def request_runs_phases(context: Scene, trace_id: str, phases: list[str]) -> Non
             context.bus.operation(ToolStarted(tool_name="search")),
         ):
             pass
-
-
-@when("a request that is not sampled calls a tool")
-def unsampled_request(context: Scene) -> None:
-    with harken.scope(traceparent=f"00-{TRACE}-{SPAN}-00"):
-        call_tool(context.bus)
 
 
 @when("the agent calls a tool inside a span of the application")

@@ -12,8 +12,6 @@ from behave import given, then, when
 from outputs import audit_path, lines, record_of, records, verify
 from scene import ABSENT, Scene, compare, member
 
-from harken.record import FIRST, RecordError, check_line
-
 # What people do to the log. Lines are counted from 1, and are bytes with their line feed.
 
 
@@ -99,18 +97,6 @@ def run_the_plain_program(context: Scene) -> None:
     context.ran = verify([audit_path(context)])
 
 
-@when("the auditor has harken check each line after the one before")
-def harken_checks(context: Scene) -> None:
-    context.problem = None
-    link = FIRST
-    with audit_path(context).open("rb") as log:
-        try:
-            for context.line, line in enumerate(log, 1):
-                link = check_line(line, link)
-        except RecordError as error:
-            context.problem = error.problem
-
-
 @then("the log is verified")
 def is_verified(context: Scene) -> None:
     head = lines(audit_path(context))[-1]["hash"]
@@ -127,11 +113,6 @@ def is_verified_up_to_another_head(context: Scene) -> None:
 def stops_at(context: Scene, line: int, why: str) -> None:
     assert 0 != context.ran.returncode
     assert f"{audit_path(context)}:{line}: {why}" in context.ran.stderr, context.ran.stderr
-
-
-@then('harken finds the line {line:d} "{problem}"')
-def harken_finds(context: Scene, line: int, problem: str) -> None:
-    assert (line, problem) == (context.line, context.problem)
 
 
 def assert_whole(*paths: Path) -> None:
@@ -241,12 +222,6 @@ def record_has_the(context: Scene, name: str, theirs: str, other: str, own: str)
     assert record_of(context, other)[theirs] == record_of(context, name)[own]
 
 
-@then('both records have the same "{name}"')
-def both_have_the_same(context: Scene, name: str) -> None:
-    first, second = records(audit_path(context))
-    assert first[name] == second[name], (first, second)
-
-
 @then('the record of "{name}" counts a "{kind}" among what was redacted')
 def record_counts(context: Scene, name: str, kind: str) -> None:
     assert 1 <= record_of(context, name)["redacted"][kind]
@@ -258,7 +233,7 @@ def records_have_phases(context: Scene, first: str, second: str) -> None:
     assert [first] * 4 + [second] * 4 == found, found
 
 
-@then('the file beside the log holds {expected:Names}')
+@then("the file beside the log holds {expected:Names}")
 def file_beside_holds(context: Scene, expected: list[str]) -> None:
     (spill,) = context.folder.glob("audit.jsonl.spill-*")
     found = [record["event_type"] for record in lines(spill)]
@@ -270,8 +245,3 @@ def audit_log_does_not_mention(context: Scene, text: str) -> None:
     log = audit_path(context).read_text()
     assert "command.completed" in log
     assert text not in log
-
-
-@then('"{path}" holds {count:d} records of "{name}"')
-def file_holds(context: Scene, path: str, count: int, name: str) -> None:
-    assert count == [record["event_type"] for record in lines(path)].count(name)

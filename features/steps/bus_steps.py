@@ -4,22 +4,17 @@ The bus: flushed, closed, and what it refuses.
 
 from __future__ import annotations
 
-from behave import given, then, when
 from agent import open_pull_request
+from behave import given, then, when
 from scene import Scene
 
-from harken.errors import DeliveryError, QueueFullError
+from harken.errors import DeliveryError
 
 
 @given("the bus was closed")
 @when("the bus is closed")
 def bus_is_closed(context: Scene) -> None:
     context.bus.close()
-
-
-@when("the bus is flushed")
-def bus_is_flushed(context: Scene) -> None:
-    assert context.bus.flush(30)
 
 
 @when("the agent opens {count:d} pull requests and flushes the bus")
@@ -64,16 +59,6 @@ def not_disturbed(context: Scene) -> None:
 @then("the agent is stopped by a delivery error")
 def stopped_by_a_delivery_error(context: Scene) -> None:
     assert isinstance(context.error, DeliveryError), context.error
-
-
-@then("the agent is stopped by a full queue")
-def stopped_by_a_full_queue(context: Scene) -> None:
-    assert isinstance(context.error, QueueFullError), context.error
-
-
-@then("the agent was stopped {count:d} times")
-def was_stopped(context: Scene, count: int) -> None:
-    assert count == context.stopped, context.stopped
 
 
 @then('that is refused with "{sentence}"')

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import shlex
 import signal
 import subprocess
@@ -19,10 +18,6 @@ import jsonschema
 from behave import given, then, when
 from outputs import AUDIT, LOG, SPANS, Line, lines, record_of, records
 from scene import Scene
-
-import harken.catalog
-
-PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 def run(context: Scene, *command: str, stdin: str = "") -> None:
@@ -38,30 +33,22 @@ def run(context: Scene, *command: str, stdin: str = "") -> None:
 
 
 def run_program(context: Scene) -> int:
-    run(context, sys.executable, str(context.program), *context.arguments)
+    run(context, sys.executable, *map(str, context.program))
     return context.ran.returncode
 
 
 # Programs: what stands in features/programs, under the name that the step says.
 
 
-@given("a program that calls tools in a child made by {method:w}")
-def program_with_a_child(context: Scene, method: str) -> None:
-    context.program = PROGRAMS / "calls_tools_in_a_child.py"
-    context.arguments = [method]
+@given("a program that {program:Program} made by {method:w}")
+def program_with_an_argument(context: Scene, program: Path, method: str) -> None:
+    context.program = [program, method]
 
 
-@given("a program that {does:Program}")
-@given("a program {does:Program}")
-def program_that(context: Scene, does: str) -> None:
-    context.program = PROGRAMS / f"{re.sub('[^A-Za-z]+', '_', does)}.py"
-    context.arguments = []
-
-
-@given("the audit log of an agent that was killed")
-def audit_log_of_a_killed_agent(context: Scene) -> None:
-    program_that(context, "is killed right after it has called a tool")
-    program_is_killed(context)
+@given("a program that {program:Program}")
+@given("a program {program:Program}")
+def program_that(context: Scene, program: Path) -> None:
+    context.program = [program]
 
 
 @when("the program runs")
@@ -131,20 +118,7 @@ def program_prints_a_sentence(context: Scene, words: list[str]) -> None:
     assert all(word in sentence for word in words), sentence
 
 
-@then("the program prints the same each time")
-def program_prints_the_same(context: Scene) -> None:
-    first = context.ran
-    run(context, *first.args)
-    assert first.stdout, first
-    assert first.stdout == context.ran.stdout, context.ran.stdout
-
-
 # The command line.
-
-
-@given('a file "{name}"')
-def a_file(context: Scene, name: str) -> None:
-    (context.folder / name).touch()
 
 
 def harken_command(text: str) -> list[str]:
@@ -213,17 +187,6 @@ def standard_output_is_the_version(context: Scene) -> None:
     assert expected == context.ran.stdout, context.ran.stdout
 
 
-@then("standard output names the commands {commands:Names}")
-def standard_output_names_the_commands(context: Scene, commands: list[str]) -> None:
-    _, _, listed = context.ran.stdout.partition("Commands:\n")
-    assert set(commands) <= {line.split()[0] for line in listed.splitlines()}, listed
-
-
-@then('standard output mentions the "{name}" of the record of "{event_type}"')
-def standard_output_mentions_the(context: Scene, name: str, event_type: str) -> None:
-    assert record_of(context, event_type)[name] in context.ran.stdout, context.ran.stdout
-
-
 @then('there is no file "{name}"')
 def there_is_no_file(context: Scene, name: str) -> None:
     assert not (context.folder / name).exists()
@@ -246,8 +209,7 @@ def calls_ended_as(context: Scene, folder: str, outcomes: list[str]) -> None:
 
 
 @then(
-    'each tool call in "{folder}" has the same ids in "audit.jsonl", "events.log" and '
-    '"spans.jsonl"'
+    'each tool call in "{folder}" has the same ids in "audit.jsonl", "events.log" and "spans.jsonl"'
 )
 def calls_have_the_same_ids(context: Scene, folder: str) -> None:
     def ids(found: list[Line], name: str, prefixes: tuple[str, ...]) -> Counter[tuple[str, str]]:
@@ -286,24 +248,9 @@ def answer_lists_as_audited(context: Scene, audited: str, other: str) -> None:
     assert (True, False) == (found[audited], found[other])
 
 
-@then("the answer lists {expected:Names}")
-def answer_lists(context: Scene, expected: list[str]) -> None:
-    assert expected == list(listed(context)), listed(context)
-
-
 @then('the "{member}" of the record of "{name}" fits that schema')
 def fits_that_schema(context: Scene, member: str, name: str) -> None:
     schema = answer(context)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(record_of(context, name)[member], schema)
     assert list(jsonschema.Draft202012Validator(schema).iter_errors({"url": 7}))
-
-
-@then("the answer has a schema for each type of the catalog")
-def answer_has_a_schema_for_each(context: Scene) -> None:
-    catalog = {
-        name
-        for name, cls in harken.event_types().items()
-        if cls.__module__.startswith(harken.catalog.__name__)
-    }
-    assert catalog == set(answer(context)["$defs"])

@@ -54,25 +54,6 @@ def listener_has_heard_and_left(context: Scene) -> None:
     context.subscription.cancel()
 
 
-@given("a listener that leaves as soon as it hears of a pull request")
-def listener_that_leaves(context: Scene) -> None:
-    context.listener = Captured()
-
-    def leave(envelope: Envelope[PrCreated]) -> None:
-        context.listener.write([envelope])
-        context.subscription.cancel()
-
-    context.subscription = bus_of(context).subscribe(leave, PrCreated)
-
-
-@given("a listener that fails")
-def listener_that_fails(context: Scene) -> None:
-    def fail(envelope: Envelope[Event]) -> None:
-        raise ValueError("not listening")
-
-    context.bus.subscribe(fail)
-
-
 @given("a listener that pays an invoice as soon as it hears of a pull request")
 def listener_that_pays(context: Scene) -> None:
     context.bus.subscribe(lambda envelope: context.bus.publish(InvoicePaid()), PrCreated)
@@ -105,11 +86,6 @@ def nobody_does(context: Scene) -> None:
     assert context.answer is False
 
 
-@then("the event was not stamped")
-def event_was_not_stamped(context: Scene) -> None:
-    assert context.envelope is None
-
-
 # A listener that is a coroutine, on a loop that only runs while the agent does.
 
 
@@ -130,17 +106,6 @@ def flushes_on_the_loop(context: Scene, count: int) -> None:
         for number in range(count):
             open_pull_request(bus, number)
         context.report = bus.flush()
-        context.heard_of = len(context.listener.envelopes)
-
-    asyncio.run(main(context.bus))
-
-
-@when("the agent opens {count:d} pull requests on the same loop and awaits the flush")
-def awaits_the_flush(context: Scene, count: int) -> None:
-    async def main(bus: Bus) -> None:
-        for number in range(count):
-            open_pull_request(bus, number)
-        context.report = await bus.aflush()
         context.heard_of = len(context.listener.envelopes)
 
     asyncio.run(main(context.bus))

@@ -11,7 +11,7 @@ import logging
 import structlog
 from behave import given, then, when
 from outputs import LOG, Line, flush, log_line, log_lines
-from scene import Scene, compare, member, noting
+from scene import Scene, compare, member
 
 import harken
 from harken import Bus
@@ -56,13 +56,6 @@ def log_mentions(context: Scene, text: str) -> None:
     assert text in text_of(context), text_of(context)
 
 
-@then('the log does not mention "{text}"')
-def log_does_not_mention(context: Scene, text: str) -> None:
-    found = text_of(context)
-    assert "tool.completed" in found, found
-    assert text not in found, found
-
-
 @then("the log has no control characters")
 def log_has_no_controls(context: Scene) -> None:
     found = text_of(context)
@@ -80,13 +73,6 @@ def application_with_logging(context: Scene) -> None:
     context.add_cleanup(configured.undo)
     context.bus = Bus()
     context.add_cleanup(context.bus.close)
-
-
-@given("an application that has set up structlog itself")
-def application_with_structlog(context: Scene) -> None:
-    context.processors = [structlog.processors.add_log_level]
-    structlog.configure(processors=context.processors)
-    context.add_cleanup(structlog.reset_defaults)
 
 
 def log_through_logging(text: str) -> None:
@@ -132,12 +118,6 @@ def application_logs_mute(context: Scene) -> None:
         context.error = error
 
 
-@when("harken's logging is set up for it")
-def logging_is_set_up(context: Scene) -> None:
-    with noting(context):
-        context.add_cleanup(harken.configure_logging().undo)
-
-
 def application_lines(context: Scene) -> list[Line]:
     return [json.loads(line) for line in context.stream.getvalue().splitlines()]
 
@@ -167,8 +147,3 @@ def application_log_does_not_mention(context: Scene, text: str) -> None:
 @then("every line of the application's log is one JSON object")
 def every_application_line_is_json(context: Scene) -> None:
     assert 2 == len(application_lines(context)), context.stream.getvalue()
-
-
-@then("structlog is set up as it was before")
-def structlog_as_before(context: Scene) -> None:
-    assert context.processors == structlog.get_config()["processors"]

@@ -4,7 +4,6 @@ Metrics, as a file has them and as a scrape sees them.
 
 from __future__ import annotations
 
-import socket
 import urllib.error
 import urllib.request
 
@@ -73,11 +72,6 @@ def prometheus_scrapes_the_other(context: Scene) -> None:
     scrape(context, context.other, "/metrics")
 
 
-@then("the answer is {status:d}")
-def answer_is(context: Scene, status: int) -> None:
-    assert status == context.status, context.status
-
-
 @then("the metrics say")
 def metrics_say(context: Scene) -> None:
     found = samples(metrics(context))
@@ -87,11 +81,6 @@ def metrics_say(context: Scene) -> None:
         return f"{found[series]:g}" if series in found else None
 
     compare(context.table, read)
-
-
-@then('the metrics mention "{text}"')
-def metrics_mention(context: Scene, text: str) -> None:
-    assert text in metrics(context)
 
 
 @then('the metrics do not mention "{text}"')
@@ -117,16 +106,6 @@ def adds_up_to(context: Scene, name: str, total: int) -> None:
 def is_above_0(context: Scene, name: str) -> None:
     found = samples(metrics(context)).items()
     assert 0 < sum(value for series, value in found if series[0] == name), found
-
-
-@then('the metrics are served at "{address}" only')
-def are_served_at(context: Scene, address: str) -> None:
-    port = port_of(context.bus)
-    # Whoever else listens on the port at another address shows that it is free there.
-    with socket.create_server(("127.0.0.2", port)):
-        pass
-    with socket.create_connection((address, port), timeout=30):
-        pass
 
 
 @then('an exemplar of "{name}" has the ids of "{event}"')

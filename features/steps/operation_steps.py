@@ -82,9 +82,3 @@ def hears_calls_in_runs(context: Scene, first: int, one: str, second: int, other
 @then("the program is in the trace of the tool call")
 def program_is_in_the_trace(context: Scene) -> None:
     assert last(context, "tool.started").trace_id == context.ran.stdout.strip()
-
-
-@then("the request is in the trace of the tool call")
-def request_is_in_the_trace(context: Scene) -> None:
-    call = last(context, "tool.started")
-    assert f"00-{call.trace_id}-{call.span_id}-01" == context.headers["traceparent"]

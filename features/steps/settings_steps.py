@@ -165,12 +165,6 @@ def configure_audit_log_at(context: Scene, path: str) -> None:
         configure(context, {"audit": True, "audit_jsonl_path": path})
 
 
-@when('an agent with metrics in the file "{path}" is configured')
-def configure_metrics_file_at(context: Scene, path: str) -> None:
-    with noting(context):
-        configure(context, {"metrics": True, "metrics_file_path": path})
-
-
 @when("an agent with metrics over HTTP on that port is configured")
 def configure_metrics_on_that_port(context: Scene) -> None:
     with noting(context):

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from agent import open_pull_request
 from behave import given, then, when
-from scene import Scene, attribute, bus_of, compare, noting
+from scene import Scene, attribute, bus_of, compare
 
-import harken
 from harken import Bus, Envelope, Event
 from harken.catalog import EventsDropped, PrCreated, ToolStarted
 from harken.testing import Captured
@@ -83,11 +82,6 @@ def working_sink(context: Scene) -> None:
     attach_working(context)
 
 
-@given('a bus with a working sink for "{name}"')
-def working_sink_for(context: Scene, name: str) -> None:
-    attach_working(context, harken.find(name))
-
-
 @given("a bus with a working sink behind a queue")
 def queued_working_sink(context: Scene) -> None:
     attach_working(context, delivery="worker")
@@ -128,12 +122,6 @@ OVERFLOW = {
 @given("a bus with a working sink and a busy sink with room for {room:d} events that {does}")
 def busy_sink_with_room(context: Scene, room: int, does: str) -> None:
     attach_busy(context, attach_working(context), capacity=room, overflow=OVERFLOW[does])
-
-
-@when("the operator attaches a required sink behind a queue")
-def attaches_required_queued_sink(context: Scene) -> None:
-    with noting(context):
-        context.bus.attach(Captured(), required=True, delivery="worker")
 
 
 @when("the broken sink is mended and the agent goes on opening pull requests")
@@ -191,12 +179,6 @@ def hears(context: Scene, expected: list[str]) -> None:
     assert expected == context.heard.names, context.heard.names
 
 
-@then('the working sink hears "{first}" before "{second}"')
-def hears_before(context: Scene, first: str, second: str) -> None:
-    heard = context.heard.names
-    assert heard.index(first) < heard.index(second), heard
-
-
 @then("the working sink hears the tool call")
 def hears_the_tool_call(context: Scene) -> None:
     heard = [name for name in context.heard.names if name.startswith("tool.")]
@@ -225,7 +207,6 @@ def hears_one_that_says(context: Scene, name: str) -> None:
 
 
 @then('the working sink hears a "{name}" that says')
-@then('the "{name}" that the working sink hears last says')
 def hears_last_that_says(context: Scene, name: str) -> None:
     found = [envelope for envelope in context.heard.envelopes if envelope.name == name]
     assert found, context.heard.names
@@ -254,12 +235,6 @@ def everything_says(context: Scene) -> None:
     assert context.heard.envelopes
     for envelope in context.heard.envelopes:
         says(context, envelope)
-
-
-@then('everything that the working sink hears has the same "{name}"')
-def everything_has_the_same(context: Scene, name: str) -> None:
-    found = {attribute(envelope, name) for envelope in context.heard.envelopes}
-    assert 1 == len(found), found
 
 
 @then("the health of the {name:w} sink says")

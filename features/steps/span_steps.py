@@ -4,9 +4,6 @@ Spans, and what all outputs have in common.
 
 from __future__ import annotations
 
-import re
-
-from agent import TRACE
 from behave import then
 from outputs import AUDIT, LOG, METRICS, SPANS, flush, log_line, record_of, records, span, spans
 from scene import Scene, compare, member
@@ -16,11 +13,6 @@ from scene import Scene, compare, member
 def spans_are(context: Scene, expected: list[str]) -> None:
     found = [one["name"] for one in spans(context)]
     assert expected == found, found
-
-
-@then("there are no spans")
-def no_spans(context: Scene) -> None:
-    assert [] == spans(context)
 
 
 @then('the span "{name}" says')
@@ -34,23 +26,11 @@ def span_is_inside(context: Scene, inner: str, outer: str) -> None:
     assert span(context, outer)["span_id"] == span(context, inner)["parent_id"]
 
 
-@then('{count:d} spans "{inner}" are inside "{outer}"')
-def spans_are_inside(context: Scene, count: int, inner: str, outer: str) -> None:
-    parents = [one["parent_id"] for one in spans(context) if one["name"] == inner]
-    assert [span(context, outer)["span_id"]] * count == parents, parents
-
-
 @then('the span "{name}" is a child of the application\'s span')
 def is_a_child_of_the_application(context: Scene, name: str) -> None:
     found = span(context, name)
     theirs = (f"{context.span.trace_id:032x}", f"{context.span.span_id:016x}")
     assert theirs == (found["trace_id"], found["parent_id"]), found
-
-
-@then('the spans do not mention "{text}"')
-def spans_do_not_mention(context: Scene, text: str) -> None:
-    assert spans(context)
-    assert text not in (context.folder / SPANS).read_text()
 
 
 def traces(context: Scene) -> list[str]:
@@ -62,13 +42,6 @@ def traces(context: Scene) -> list[str]:
 @then('every record and every span has the trace "{trace_id}"')
 def every_has_the_trace(context: Scene, trace_id: str) -> None:
     assert {trace_id} == set(traces(context))
-
-
-@then("every record and every span has a valid trace")
-def every_has_a_valid_trace(context: Scene) -> None:
-    found = traces(context)
-    assert all(re.fullmatch("[0-9a-f]{32}", trace_id) for trace_id in found), found
-    assert TRACE not in found
 
 
 @then("the record, the line and the span of the tool call have the same ids")

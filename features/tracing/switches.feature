@@ -14,11 +14,11 @@ Feature: Audit log and traces are switched independently
       Then there are <files>
 
       Examples:
-        | audit | traces           | files                             |
-        | on    | file:spans.jsonl | "audit.jsonl" and "spans.jsonl"   |
-        | on    | off              | "audit.jsonl" and no spans        |
-        | off   | file:spans.jsonl | no audit log and "spans.jsonl"    |
-        | off   | off              | no audit log and no spans         |
+        | audit | traces           | files                           |
+        | on    | file:spans.jsonl | "audit.jsonl" and "spans.jsonl" |
+        | on    | off              | "audit.jsonl" and no spans      |
+        | off   | file:spans.jsonl | no audit log and "spans.jsonl"  |
+        | off   | off              | no audit log and no spans       |
 
   Rule: All outputs call the same thing by the same ids
 

@@ -525,10 +525,15 @@ class Bus:
     def _drain(
         self,
         subscription: Subscription,
-        write: Callable[[list[Envelope[Event]]], Exception | None],
+        write: Callable[[list[Envelope[Event]]], BaseException | None],
     ) -> None:
         def deliver(batch: list[Envelope[Event]]) -> None:
-            write(batch)
+            try:
+                write(batch)
+            except BaseException as error:
+                # sys.exit() and its like have nobody to stop on a thread that others share.
+                subscription.note(error)
+            subscription.report()
             self._dispatch.report_drops(subscription)
 
         with self._lock:
@@ -558,13 +563,17 @@ class Bus:
             subscription.active = False
             self._dispatch.routes.remove(subscription)
             self.refresh()
-        queue = subscription.queue
-        if queue is None or not queue.pending:
-            self._retire(subscription)
-        else:
-            queue.mark(Marker(lambda: self._retire(subscription)))
+        self._retire(subscription)
 
     def _retire(self, subscription: Subscription) -> None:
+        queue = subscription.queue
+        if queue is not None:
+            queue.refuse()
+            if len(queue):
+                # What is queued already is still delivered.
+                queue.mark(Marker(lambda: self._retire(subscription)))
+                subscription.hurry()
+                return
         with self._lock:
             self._subscriptions.pop(subscription.name, None)
         subscription.leave_worker()
@@ -633,6 +642,9 @@ class Bus:
             try:
                 self._operations.close()
                 self._report = self._flush(deadline)
+                for subscription in self.subscriptions:
+                    if subscription.queue is not None:
+                        subscription.queue.refuse()
                 self._stop_workers(deadline)
                 self._close_sinks(deadline)
             finally:

@@ -249,6 +249,7 @@ class Queue:
         self.lock = threading.RLock()
         self._room = threading.Condition(self.lock)
         self._waiting = 0
+        self._refusing = False
         self._items: deque[Envelope[Event] | Marker] = deque()
         self._depth = 0
         self._in_flight = 0
@@ -351,7 +352,12 @@ class Queue:
                 f"{self.name}: the queue is full with {self._depth} events; the event was not "
                 "queued there. Raise capacity=, or choose another overflow policy"
             )
-        if self.overflow == "block" and not self._draining() and self._wait_for_room(size):
+        if (
+            self.overflow == "block"
+            and not self._refusing
+            and not self._draining()
+            and self._wait_for_room(size)
+        ):
             return True
         self.drops.add("queue_full", (envelope.seq,))
         return False
@@ -360,9 +366,18 @@ class Queue:
         self._waiting += 1
         try:
             self._wake()
-            return self._room.wait_for(lambda: not self._full(size), self.block_timeout)
+            self._room.wait_for(lambda: self._refusing or not self._full(size), self.block_timeout)
+            return not self._full(size)
         finally:
             self._waiting -= 1
+
+    def refuse(self) -> None:
+        """
+        Let nobody wait for room any more: this queue is on its way out.
+        """
+        with self.lock:
+            self._refusing = True
+            self._room.notify_all()
 
     def _drop_oldest(self, size: int) -> None:
         dropped: list[int] = []

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Mapping
 
 from harken.envelope import Envelope, Mint
@@ -100,8 +101,10 @@ class Dispatcher:
                     errors = [*(errors or ()), error]
         for write, subscription in route.sinks:
             failure = write(envelope)
-            if failure is not None and subscription.required:
-                errors = [*(errors or ()), failure]
+            if failure is not None:
+                subscription.report()
+                if subscription.required:
+                    errors = [*(errors or ()), failure]
         return errors
 
     def to_handlers(self, route: Route, envelope: Envelope[Event]) -> list[Exception] | None:
@@ -155,24 +158,32 @@ class Dispatcher:
 
     def report_failure(self, subscription: Subscription, error_type: str) -> None:
         """
-        Publish that a subscriber failed, unless such a report is what failed.
+        Publish that a subscriber failed.
+
+        What fails while a report is published waits until it is: reports do not nest.
         """
+        waiting: deque[tuple[Subscription, str]] | None = getattr(self._reporting, "news", None)
+        if waiting is not None:
+            waiting.append((subscription, error_type))
+            return
+        news = self._reporting.news = deque([(subscription, error_type)])
+        try:
+            while news:
+                self._report_failure(*news.popleft())
+        finally:
+            self._reporting.news = None
+
+    def _report_failure(self, subscription: Subscription, error_type: str) -> None:
         from harken.catalog.observation import SinkFailed
 
-        if getattr(self._reporting, "active", False):
-            return
-        self._reporting.active = True
-        try:
-            self.say(
-                SinkFailed(
-                    sink=subscription.name,
-                    error_type=error_type,
-                    failures=subscription.health().failures,
-                    disabled=subscription.quarantined,
-                )
+        self.say(
+            SinkFailed(
+                sink=subscription.name,
+                error_type=error_type,
+                failures=subscription.health().failures,
+                disabled=subscription.quarantined,
             )
-        finally:
-            self._reporting.active = False
+        )
 
     def report_drops(self, subscription: Subscription, *, at_once: bool = False) -> None:
         """

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -180,6 +180,7 @@ class Subscription:
         self._handler: Handler = _nothing
         self._watched: Handler = _nothing
         self._errors: Counter[str] = Counter()
+        self._news: deque[str] = deque()
         self._last_error: str | None = None
         self._last_success: float | None = None
         self._retry_after = FIRST_RETRY
@@ -250,6 +251,7 @@ class Subscription:
         Have the coroutine function *handler* awaited on *loop* for what is in the queue.
         """
         assert self.queue is not None
+        import asyncio
 
         async def handle(envelope: Envelope[Event]) -> None:
             with within(envelope):
@@ -259,6 +261,13 @@ class Subscription:
                         self.succeeded(1)
                 except Exception as error:
                     self.failed(error)
+                except asyncio.CancelledError as error:
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise
+                    # Somebody else's cancellation, met while awaiting it.
+                    self.note(error)
+                    self.report()
             afterwards(self)
 
         self._runner = LoopRunner(self.queue, handle, loop)
@@ -369,7 +378,24 @@ class Subscription:
 
     def failed(self, error: Exception) -> None:
         """
-        Note what the subscriber raised: count it, log it once for each kind, report it.
+        Note what the subscriber raised, and report it.
+        """
+        self.note(error)
+        self.report()
+
+    def report(self) -> None:
+        """
+        Publish which failures are news, if any.
+
+        Never called while a sink's lock is held: two sinks that fail at the same time would
+        each wait for the other to hear of it.
+        """
+        while self._news:
+            self._bus.report_failure(self, self._news.popleft())
+
+    def note(self, error: BaseException) -> None:
+        """
+        Count what the subscriber raised, and log it once for each kind.
         """
         kind = type(error).__name__
         with self._lock:
@@ -399,7 +425,7 @@ class Subscription:
                 exc_info=error,
             )
         if first or quarantines:
-            self._bus.report_failure(self, kind)
+            self._news.append(kind)
 
     @property
     def has_unreported_drops(self) -> bool:
@@ -489,7 +515,8 @@ def batch_writer(
     subscription: Subscription, write: Callable[[Sequence[Envelope[Event]]], None]
 ) -> Callable[[list[Envelope[Event]]], Exception | None]:
     """
-    Return the one place where a sink is called; what it raises is counted and returned.
+    Return the one place where a sink is called; what it raises is counted and returned, for
+    the caller to report.
     """
 
     def deliver(batch: list[Envelope[Event]]) -> Exception | None:
@@ -498,7 +525,7 @@ def batch_writer(
         try:
             write(batch)
         except Exception as error:
-            subscription.failed(error)
+            subscription.note(error)
             return error
         subscription.succeeded(len(batch))
         return None
@@ -508,20 +535,21 @@ def batch_writer(
 
 def batch_handler(
     subscription: Subscription, handler: Handler
-) -> Callable[[list[Envelope[Event]]], Exception | None]:
+) -> Callable[[list[Envelope[Event]]], BaseException | None]:
     """
     Return what hands a batch to a handler, one envelope after the other, each in its own scope.
     """
     call = watched(subscription, handler)
 
-    def deliver(batch: list[Envelope[Event]]) -> Exception | None:
-        last: Exception | None = None
+    def deliver(batch: list[Envelope[Event]]) -> BaseException | None:
+        last: BaseException | None = None
         for envelope in batch:
             with within(envelope):
                 try:
                     call(envelope)
-                except Exception as error:
-                    subscription.failed(error)
+                except BaseException as error:
+                    # sys.exit() and its like have nobody to stop on a thread that others share.
+                    subscription.note(error)
                     last = error
         return last
 

@@ -13,8 +13,11 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from harken.cli import main
 
 HARKEN = (sys.executable, "-m", "harken")
 
@@ -85,6 +88,30 @@ class Terminal:
 def environment(changes: Environment | None) -> dict[str, str]:
     changed = {**os.environ, **(changes or {})}
     return {name: value for name, value in changed.items() if value is not None}
+
+
+class Called(NamedTuple):
+    """
+    What came of a call.
+    """
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """
+    A function that calls `harken` with its arguments in this process.
+    """
+
+    def run(*args: str) -> Called:
+        with pytest.raises(SystemExit) as end:
+            main(args, prog_name="harken")
+        return Called(end.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

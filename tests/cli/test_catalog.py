@@ -8,17 +8,17 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
 from harken import JSON, Event, catalog as catalog_, content, describe, event_name, find, unit
-from harken.cli import main
 from harken.cli.catalog import fields_of, type_name
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Catalog = Callable[..., Any]
 
 CATALOG = sorted(event_name(getattr(catalog_, name)) for name in catalog_.__all__)
 
@@ -51,11 +51,12 @@ class Silent(Event, name="clitest.silent"):
     pass
 
 
-def catalog(*args: str) -> Result:
+@pytest.fixture
+def catalog(call: Callable[..., Any]) -> Catalog:
     """
-    Call `harken catalog` in this process, which knows the types of this module, too.
+    A function that calls `harken catalog` in this process, which knows the types above, too.
     """
-    return CliRunner().invoke(main, ["catalog", *args])
+    return partial(call, "catalog")
 
 
 class TestList:
@@ -103,18 +104,18 @@ class TestList:
             },
         ] == rows
 
-    def test_of_a_pattern_without_match(self) -> None:
+    def test_of_a_pattern_without_match(self, catalog: Catalog) -> None:
         """
         A pattern that matches nothing is wrong usage.
         """
-        result = catalog("nothing.*")
+        called = catalog("nothing.*")
 
-        assert (2, "") == (result.exit_code, result.stdout)
-        assert "no event type matches 'nothing.*'; see `harken catalog`" in result.stderr
+        assert (2, "") == (called.code, called.out)
+        assert "no event type matches 'nothing.*'; see `harken catalog`" in called.err
 
 
 class TestPage:
-    def test_of_a_type(self) -> None:
+    def test_of_a_type(self, catalog: Catalog) -> None:
         """
         A page says everything that the declaration does.
         """
@@ -141,36 +142,36 @@ Fields
   stamps: list[str] = []
   colour: str = ''
       Such as red, blue.
-""" == catalog("clitest.parcel_sent").stdout.replace(ParcelSent.__module__, "tests")
+""" == catalog("clitest.parcel_sent").out.replace(ParcelSent.__module__, "tests")
 
-    def test_of_an_operation(self) -> None:
+    def test_of_an_operation(self, catalog: Catalog) -> None:
         """
         A start names its key and its ends, and an end its start.
         """
-        start, end = catalog("tool.started").stdout, catalog("tool.denied").stdout
+        start, end = catalog("tool.started").out, catalog("tool.denied").out
 
         assert "  class     harken.catalog.ToolStarted\n" in start
         assert "  key       tool_call_id\n" in start
         assert "  ended by  tool.completed, tool.failed, tool.denied\n" in start
         assert "  ends      tool.started\n" in end
 
-    def test_of_a_transient_type(self) -> None:
+    def test_of_a_transient_type(self, catalog: Catalog) -> None:
         """
         A type that no sink gets by itself says so.
         """
-        assert "  transient yes: a sink gets it only" in catalog("llm.chunk").stdout
+        assert "  transient yes: a sink gets it only" in catalog("llm.chunk").out
 
-    def test_of_a_type_without_fields(self) -> None:
+    def test_of_a_type_without_fields(self, catalog: Catalog) -> None:
         """
         A type without documentation or fields has a page, too.
         """
-        assert catalog("clitest.silent").stdout.endswith("No fields of its own\n")
+        assert catalog("clitest.silent").out.endswith("No fields of its own\n")
 
-    def test_as_json(self) -> None:
+    def test_as_json(self, catalog: Catalog) -> None:
         """
         For programs, the same is a JSON object.
         """
-        page = json.loads(catalog("tool.denied", "--output", "json").stdout)
+        page = json.loads(catalog("tool.denied", "--output", "json").out)
 
         fields = {field["name"]: field for field in page.pop("fields")}
         assert {
@@ -199,25 +200,25 @@ Fields
         } == fields["decided_by"]
 
     @pytest.mark.parametrize("name", CATALOG)
-    def test_of_every_type(self, name: str) -> None:
+    def test_of_every_type(self, catalog: Catalog, name: str) -> None:
         """
         Every type of the catalog has a page with all of its fields.
         """
         cls = find(name)
 
-        shown = catalog(name).stdout
+        shown = catalog(name).out
 
         assert [] == [field for field in cls.__struct_fields__ if f"\n  {field}: " not in shown]
         assert [] == [mark for mark in ("``", "Annotated", "typing.") if mark in shown]
 
-    def test_of_an_unknown_type(self) -> None:
+    def test_of_an_unknown_type(self, catalog: Catalog) -> None:
         """
         A name that no type has is wrong usage, and near matches are named.
         """
-        result = catalog("tool.startet")
+        called = catalog("tool.startet")
 
-        assert (2, "") == (result.exit_code, result.stdout)
-        assert "no event type is called 'tool.startet'; did you mean tool.started" in result.stderr
+        assert (2, "") == (called.code, called.out)
+        assert "no event type is called 'tool.startet'; did you mean tool.started" in called.err
 
     def test_documents_inherited_fields(self) -> None:
         """

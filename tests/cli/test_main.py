@@ -11,10 +11,10 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from harken.cli import COMMANDS, exit_code_of, main
 from harken.cli._common import printable
@@ -28,6 +28,7 @@ from harken.errors import (
     UnknownEventError,
 )
 
+Call = Callable[..., Any]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,11 +41,11 @@ print(*sys.modules, file=sys.stderr)
 
 
 class TestHelp:
-    def test_names_every_command(self) -> None:
+    def test_names_every_command(self, call: Call) -> None:
         """
         `harken --help` lists all commands with the first sentence of their own help.
         """
-        shown = CliRunner().invoke(main, ["--help"]).output
+        shown = call("--help").out
 
         for name, summary in COMMANDS.items():
             command: click.Command = import_module(f"harken.cli.{name}").command
@@ -54,22 +55,20 @@ class TestHelp:
 
     @pytest.mark.parametrize("name", COMMANDS)
     @pytest.mark.parametrize("option", ["-h", "--help"])
-    def test_every_command_has_its_own(self, name: str, option: str) -> None:
+    def test_every_command_has_its_own(self, call: Call, name: str, option: str) -> None:
         """
         `harken COMMAND --help` says how to call it.
         """
-        result = CliRunner().invoke(main, [name, option], prog_name="harken")
+        called = call(name, option)
 
-        assert (0, f"Usage: harken {name} ") == (
-            result.exit_code,
-            result.output[: len(f"Usage: harken {name} ")],
-        )
+        assert 0 == called.code
+        assert called.out.startswith(f"Usage: harken {name} ")
 
-    def test_says_what_exit_codes_mean(self) -> None:
+    def test_says_what_exit_codes_mean(self, call: Call) -> None:
         """
         The exit codes are documented where they are looked for.
         """
-        shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+        shown = " ".join(call("--help").out.split())
 
         assert "0 done, 1 failed, 2 wrong usage or a malformed setting, 4 a file" in shown
 
@@ -167,16 +166,15 @@ class TestErrors:
         [["no-such-command"], ["catalog", "--no-such-option"], ["demo", "--runs", "0"], ["exec"]],
         ids=" ".join,
     )
-    def test_wrong_usage(self, args: list[str]) -> None:
+    def test_wrong_usage(self, call: Call, args: list[str]) -> None:
         """
         A call that cannot be understood shows how it is called, and exits with 2.
         """
-        result = CliRunner().invoke(main, args, prog_name="harken")
+        called = call(*args)
 
-        assert 2 == result.exit_code
-        assert result.stderr.startswith("Usage: harken ")
-        assert "\nError: " in result.stderr
-        assert "" == result.stdout
+        assert (2, "") == (called.code, called.out)
+        assert called.err.startswith("Usage: harken ")
+        assert "\nError: " in called.err
 
     def test_malformed_setting(self, harken: Run) -> None:
         """
@@ -211,16 +209,16 @@ class TestErrors:
         assert "events.log" in line
 
     @pytest.mark.parametrize(
-        "args", [["catalog", "\x1b[31mx\u202e"], ["catalog", "--\x9b31mx"], ["\x1b]0;x\x07"]]
+        "args", [["catalog", "\x1b[31mx\u202e"], ["catalog", "--\x9b31mx"], ["x\x1b]0;x\x07"]]
     )
-    def test_show_what_was_given_harmlessly(self, args: list[str]) -> None:
+    def test_show_what_was_given_harmlessly(self, call: Call, args: list[str]) -> None:
         """
         What an error repeats of the call cannot steer the terminal.
         """
-        result = CliRunner().invoke(main, args)
+        called = call(*args)
 
-        assert 2 == result.exit_code
-        assert all(char.isprintable() for char in result.stderr.replace("\n", ""))
+        assert 2 == called.code
+        assert all(char.isprintable() for char in called.err.replace("\n", ""))
 
 
 class TestPipe:

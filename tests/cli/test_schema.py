@@ -7,15 +7,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
-from harken import Event, catalog, event_name, schema as event_schema
+from harken import Event, catalog, event_name, schema
 from harken.catalog import ToolStarted
-from harken.cli import main
 from harken.cli.schema import schema_of_all
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,15 +39,11 @@ class BoxMoved(Event, name="clitest.box_moved"):
     to: Place
 
 
-def schema(*args: str) -> Result:
-    return CliRunner().invoke(main, ["schema", *args])
-
-
-def test_of_one_type() -> None:
+def test_of_one_type(call: Callable[..., Any]) -> None:
     """
     The schema of one type is that of the library, as JSON.
     """
-    assert event_schema(ToolStarted) == json.loads(schema("tool.started").stdout)
+    assert schema(ToolStarted) == json.loads(call("schema", "tool.started").out)
 
 
 def test_of_all_types(harken: Run) -> None:
@@ -77,11 +72,11 @@ def test_each_of_all_types_stands_alone() -> None:
     ("name", "hint"),
     [("tool.startet", "did you mean tool.started"), ("x", "see `harken catalog`")],
 )
-def test_of_an_unknown_type(name: str, hint: str) -> None:
+def test_of_an_unknown_type(call: Callable[..., Any], name: str, hint: str) -> None:
     """
     A name that no type has is wrong usage, and near matches are named.
     """
-    result = schema(name)
+    called = call("schema", name)
 
-    assert (2, "") == (result.exit_code, result.stdout)
-    assert f"no event type is called '{name}'; {hint}" in result.stderr
+    assert (2, "") == (called.code, called.out)
+    assert f"no event type is called '{name}'; {hint}" in called.err

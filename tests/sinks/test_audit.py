@@ -27,6 +27,7 @@ from harken.errors import AuditPathError, AuditWriteError, DeliveryError, Settin
 from harken.record import FIRST, GENESIS, MAX_LINE, check_line, parse
 from harken.sinks.audit import AuditLog
 from harken.sinks.audit._group import GroupSync
+from harken.sinks.audit._tail import fingerprint
 from harken.testing import FixedClock, capture, fixed_bus
 
 
@@ -518,7 +519,38 @@ class TestPath:
         with held(path), pytest.raises(AuditPathError, match="another process holds its lock"):
             AuditLog(path, lock_wait=0.02)
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="pretends to be Windows")
+    def test_moved_while_it_is_opened(self, path: Path) -> None:
+        """
+        A file that is renamed while a writer waits for its lock is not written to any more.
+        """
+        AuditLog(path).close()
+        logs: list[AuditLog] = []
+        with held(path):
+            thread = threading.Thread(target=lambda: logs.append(AuditLog(path, lock_wait=10)))
+            thread.start()
+            time.sleep(0.02)
+            archive = path.rename(path.with_name("audit.jsonl.1"))
+        thread.join()
+        logs[0].close()
+
+        assert ([1, 2], [1, 2, 3, 4]) == (
+            [record["seq"] for record in read(archive)],
+            [record["seq"] for record in read(archive, path)],
+        )
+
+    def test_moved_again_and_again(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A path at which no file stays is an error, not an endless loop.
+        """
+
+        def lstat(_: object) -> os.stat_result:
+            return os.stat("/")
+
+        monkeypatch.setattr(os, "lstat", lstat)
+
+        with pytest.raises(AuditPathError, match="moved away again and again"):
+            AuditLog(path)
+
     def test_windows(self, run_python: Any) -> None:
         """
         On Windows the import fails with one clear error.
@@ -608,6 +640,28 @@ class TestMovedFile:
         assert path.exists()
         assert 1 == log.records
 
+    def test_deleted_while_it_was_let_go(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A writer that opens its file anew after a failed sync, and finds none, says so.
+        """
+
+        def fail(fd: int) -> None:
+            path.unlink()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        log = AuditLog(path, durability="group")
+        with monkeypatch.context() as patch:
+            patch.setattr("harken.sinks.audit._log.sync_data", fail)
+            log.write(struck(1))
+        head = log.head
+        log.write(struck(2))
+        log.close()
+
+        with open(path, "rb") as lines:
+            records = [parse(line) for line in lines]
+        assert ("audit.open", "deleted") == controls(records)[0]
+        assert head == records[0]["prev"]
+
     def test_replaced_by_a_file_without_records(
         self, log: AuditLog, path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -640,6 +694,43 @@ class TestMovedFile:
         records = read(archive, path)
         assert [1, 2] == numbers(records)
         assert ("audit.open", "renamed", archive.name) == controls(records, "prev_file")[2]
+
+    def test_old_file_unreadable(
+        self, log: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        As long as nobody can tell where the chain ended, records wait beside the new file.
+        """
+
+        def fail(fd: int, size: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        archive = path.rename(path.with_name("audit.jsonl.1"))
+        with monkeypatch.context() as patch:
+            patch.setattr("harken.sinks.audit._file.read_tail", fail)
+            log.write(struck(1))
+        log.write(struck(2))
+
+        assert (1, 1) == (log.spilled, log.records)
+        assert [2] == numbers(read(archive, path))
+
+    def test_sibling_of_another_user(self, path: Path, unprivileged: Callable[[], Any]) -> None:
+        """
+        A file beside the log that may not be read is not continued, and does no harm.
+        """
+        if os.geteuid() != 0:
+            pytest.skip("only root makes a file of another user")
+        for folder in (path.parent.parent.parent, path.parent.parent, path.parent):
+            folder.chmod(0o755)
+        path.parent.chmod(0o777)
+        AuditLog(path).close()
+        path.rename(path.with_name("audit.jsonl.1"))
+
+        with unprivileged():
+            log = AuditLog(path)
+            log.close()
+
+        assert ("audit.open", "start") == controls(read(path))[0]
 
     def test_several_writers(self, log: AuditLog, path: Path) -> None:
         """
@@ -856,6 +947,18 @@ class TestDamagedFile:
         ] == controls(records)
         assert records[0]["hash"] == records[2]["prev"]
 
+    def test_shrinking_under_the_reader(self, path: Path) -> None:
+        """
+        The fingerprint of what is gone in the meantime is that of what is left.
+        """
+        path.write_bytes(b"abc")
+        fd = os.open(path, os.O_RDONLY)
+
+        found = fingerprint(fd, 1, 100)
+
+        os.close(fd)
+        assert {"bytes": 2, "sha256": sha256(b"bc").hexdigest()} == found
+
     @pytest.mark.skipif(sys.platform != "linux", reason="chattr is Linux's")
     def test_file_that_only_grows(self, path: Path, require_server: Callable[[str], str]) -> None:
         """
@@ -923,6 +1026,7 @@ class TestRotation:
                 first["metadata"]["reason"],
                 first["metadata"]["prev_file"],
             )
+            assert "occurred" not in {*last, *first}
             assert 4000 <= archive.stat().st_size
             assert 0o600 == stat.S_IMODE(archive.stat().st_mode)
         assert 0 == log.reopened
@@ -1303,26 +1407,9 @@ class TestGroup:
         go_on.set()
         for thread in threads:
             thread.join()
-        group.stop()
+        group.stop(5)
 
         assert 2 <= len(syncs) < 20
-
-    def test_failed_sync(self) -> None:
-        """
-        A sync that failed has failed for who waited for it, and for nobody else.
-        """
-        errors = [OSError(errno.EIO, "broken disk")]
-
-        def sync() -> None:
-            if errors:
-                raise errors.pop()
-
-        group = GroupSync(sync)
-
-        with pytest.raises(OSError, match="broken disk"):
-            group.wait()
-        group.wait()
-        group.stop()
 
     @pytest.mark.parametrize("on_failure", ["degrade", "raise"])
     def test_failing_disk(
@@ -1362,31 +1449,132 @@ class TestGroup:
         lost = [record["metadata"] for record in records if record["event_type"] == "audit.lost"]
         assert 2 == sum(report["unsynced"] for report in lost)
         assert {("EIO", 0)} == {(report["reason"], report["count"]) for report in lost}
-        assert "could not be synced (Input/output error)" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert 1 == said.count("could not be synced (Input/output error)")
+        assert 1 == said.count("is written again")
+
+    def test_batch_in_an_outage(self, path: Path) -> None:
+        """
+        Records that could not be written do not wait for the disk either.
+        """
+        log = AuditLog(path, durability="group", lock_wait=0.02)
+        with held(path):
+            log.write(struck(1, 2))
+        log.write(struck(3))
+        log.close()
+
+        assert (1, 2, 0) == (log.records, log.spilled, log.unsynced)
+        assert [3] == numbers(read(path))
+
+    def test_no_later_sync_vouches_for_what_failed(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A record that was written before a sync failed is not confirmed by the next one.
+        """
+        failing = threading.Event()
+        both_wait = threading.Event()
+
+        def sync(fd: int) -> None:
+            if not failing.is_set():
+                failing.set()
+                both_wait.wait(10)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            os.fsync(fd)
+
+        log = AuditLog(path, durability="group")
+        monkeypatch.setattr("harken.sinks.audit._log.sync_data", sync)
+        threads = [threading.Thread(target=log.write, args=(struck(i),)) for i in range(2)]
+        threads[0].start()
+        failing.wait(10)
+        threads[1].start()
+        while log.records < 2:
+            pass
+        both_wait.set()
+        for thread in threads:
+            thread.join()
+        log.write(struck(2))
+        log.close()
+
+        assert 2 == log.unsynced
+        assert [0, 1, 2] == numbers(read(path))
+
+    def test_no_descriptor_left(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Records that cannot be synced for want of a descriptor count as not confirmed.
+        """
+
+        def dup(fd: int) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        log = AuditLog(path, durability="group")
+        monkeypatch.setattr(os, "dup", dup)
+        log.write(struck(1))
+        monkeypatch.undo()
+        log.write(struck(2))
+        log.close()
+
+        assert 1 == log.unsynced
+        assert [1, 2] == numbers(read(path))
+
+    def test_closed_by_what_interrupts_it(self, path: Path) -> None:
+        """
+        A signal handler that closes the log in the middle of a record neither blocks nor loses it.
+        """
+        logs: list[AuditLog] = []
+
+        def clock() -> int:
+            for log in logs:
+                log.close()
+            return 0
+
+        log = AuditLog(path, durability="group", clock=clock)
+        log.write(struck(1))
+        logs.append(log)
+        log.write(struck(2))
+
+        records = read(path)
+        assert [1, 2] == numbers(records)
+        assert ("audit.close", "shutdown") == controls(records)[-1]
+        assert 0 == log.unsynced
 
     def test_failing_disk_when_the_file_is_let_go(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
-        What was written to a file that was moved away is synced before that is let go of.
+        A file that was moved away is synced before it is let go of; if that fails, so did the
+        records in it that still wait.
         """
-        synced: list[int] = []
+        waiting = threading.Event()
+        go_on = threading.Event()
 
-        def sync(fd: int) -> None:
-            synced.append(os.fstat(fd).st_ino)
+        def wait(fd: int) -> None:
+            waiting.set()
+            go_on.wait(10)
+
+        def fail(fd: int) -> None:
+            assert inode == os.fstat(fd).st_ino
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         log = AuditLog(path, durability="group")
-        log.write(struck(1))
-        monkeypatch.setattr("harken.sinks.audit._file.sync_data", sync)
         inode = path.stat().st_ino
-        path.rename(path.with_name("audit.jsonl.1"))
-        log.write(struck(2))
-
-        assert [inode] == synced
-        assert 1 == log.unsynced
+        monkeypatch.setattr("harken.sinks.audit._log.sync_data", wait)
+        monkeypatch.setattr("harken.sinks.audit._file.sync_data", fail)
+        threads = [threading.Thread(target=log.write, args=(struck(i),)) for i in range(2)]
+        threads[0].start()
+        waiting.wait(10)
+        archive = path.rename(path.with_name("audit.jsonl.1"))
+        threads[1].start()
+        while log.reopened == 0:
+            pass
+        go_on.set()
+        for thread in threads:
+            thread.join()
         monkeypatch.undo()
         log.close()
+
+        assert ([0], [0, 1]) == (numbers(read(archive)), numbers(read(archive, path)))
+        assert 1 == log.unsynced
 
     def test_rotation(self, path: Path) -> None:
         """
@@ -1432,6 +1620,6 @@ class TestGroup:
         monkeypatch.setattr(threading.Thread, "start", start)
         group.wait()
         group.wait()
-        group.stop()
+        group.stop(5)
 
         assert 2 == len(syncs)

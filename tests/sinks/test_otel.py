@@ -862,6 +862,42 @@ class TestTable:
             for span in recording.spans
         ]
 
+    def test_traces_outside_of_every_scope_are_told_apart(self, bus: Bus, record: Record) -> None:
+        """
+        Without a scope each operation is an assignment of its own, correlated by its trace.
+        """
+        recording = attach(bus, record())
+
+        for _ in range(2):
+            with bus.operation(DeployStarted()):
+                pass
+
+        first, second = recording.spans
+        assert [ids(first)[0], ids(second)[0]] == [
+            (span.attributes or {})["harken.correlation.id"] for span in (first, second)
+        ]
+        assert ids(first)[0] != ids(second)[0]
+
+    def test_attributes_of_one_event_are_its_own(self, bus: Bus, record: Record) -> None:
+        """
+        What an operation was given besides its scope is on its span, and on no other.
+        """
+        recording = attach(bus, record())
+
+        with harken.scope(team="blue"):
+            for attributes in ({"n": 1}, {"n": 2}, None):
+                with bus.operation(DeployStarted(), attributes=attributes):
+                    pass
+
+        assert [{"team": "blue", "n": 1}, {"team": "blue", "n": 2}, {"team": "blue"}] == [
+            {
+                key.removeprefix("harken.attributes."): value
+                for key, value in (span.attributes or {}).items()
+                if key.startswith("harken.attributes.")
+            }
+            for span in recording.spans
+        ]
+
     def test_an_unknown_operation_has_its_own_fields(self, bus: Bus, record: Record) -> None:
         """
         An application's own operation needs no entry: what the end says stands above the start.
@@ -1113,18 +1149,6 @@ class TestPointEvents:
             "harken.data.decision": "deny",
         } == dict(event.attributes or {})
 
-    def test_an_event_without_an_outcome(self, bus: Bus, record: Record) -> None:
-        """
-        What has no outcome does not say that it has one.
-        """
-        recording = attach(bus, record(point_events="span_events", attributes_prefix=None))
-
-        with bus.operation(ToolStarted(tool_name="t")):
-            bus.publish(Noted(note="x"))
-
-        (event,) = recording.span.events
-        assert "x" == (event.attributes or {})["harken.data.note"]
-
     def test_outside_of_every_operation_they_are_nowhere(self, bus: Bus, record: Record) -> None:
         """
         A point event with no span around it makes none.
@@ -1139,7 +1163,7 @@ class TestPointEvents:
         """
         A talkative operation keeps its first events, and counts what it left out.
         """
-        recording = attach(bus, record(point_events="span_events"))
+        recording = attach(bus, record(point_events="span_events", attributes_prefix=None))
 
         with bus.operation(ToolStarted(tool_name="t")):
             for number in range(70):
@@ -1374,7 +1398,9 @@ class TestSampling:
             bus.publish(ToolCompleted(tool_call_id="c"))
 
         assert spans == len(recording.spans)
-        assert {int(flags, 16)} >= {seen(span)["flags"] for span in recording.spans}
+        # Earlier SDKs do not know the flag that says that a trace id is random.
+        known = 3 if hasattr(trace.TraceFlags, "RANDOM_TRACE_ID") else 1
+        assert {int(flags, 16) & known} >= {seen(s)["flags"] & known for s in recording.spans}
 
     def test_the_sampler_of_a_provider_decides_for_whole_traces(self, bus: Bus) -> None:
         """

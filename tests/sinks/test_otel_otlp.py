@@ -245,7 +245,7 @@ def test_a_mute_receiver_holds_nobody_up(bus: Bus, monkeypatch: pytest.MonkeyPat
             thread.join(30)
 
     assert (False, False) == (bool(flushed), bool(closed))
-    assert ["run.started", "run.completed"] == heard.names
+    assert ["run.started", "run.completed"] == heard.names[:2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")

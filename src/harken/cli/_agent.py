@@ -5,6 +5,7 @@ The demo's agent: it takes tasks from a queue, and publishes everything it does.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -67,10 +68,30 @@ class Agent:
         self._seed = seed
         self._session_id = new_id("session")
         self._tools = Tools(bus, folder)
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """
+        Have `work()` end as soon as it can, with everything in it cancelled. From any thread.
+        """
+        self._stopped.set()
+
+    def pause(self, seconds: float) -> None:
+        """
+        Wait for so many seconds.
+
+        Raises:
+            asyncio.CancelledError: The agent was stopped.
+        """
+        if self._stopped.wait(seconds):
+            raise asyncio.CancelledError("the agent was stopped")
 
     def work(self, runs: int) -> None:
         """
         Play *runs* stories, and publish what happens.
+
+        Raises:
+            asyncio.CancelledError: The agent was stopped.
         """
         with self._scope(AGENT):
             # Not around the runs: each of them is a trace of its own.
@@ -124,7 +145,13 @@ class Agent:
         )
         if task.kind == "repair":
             story = Repair(
-                self._bus, self._folder, self._tools, usage, prompt=task.prompt, seed=seed
+                self._bus,
+                self._folder,
+                self._tools,
+                usage,
+                self.pause,
+                prompt=task.prompt,
+                seed=seed,
             )
             story.perform(run)
         elif task.kind == "watch":
@@ -172,7 +199,7 @@ class Agent:
         """
         Give the model more to read than it can.
         """
-        model = Model(self._bus, usage, tools=len(self._tools.names))
+        model = Model(self._bus, usage, self.pause, tools=len(self._tools.names))
         ledger = self._tools.read_file("data/october.csv")
         with run:
             try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import msgspec
@@ -33,6 +33,7 @@ _PACE = 0.001
 _PATIENCE = 0.01
 
 Kind = Literal["text", "thinking", "tool_call"]
+Pause = Callable[[float], None]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -149,11 +150,14 @@ class Model:
     Answers one run, and keeps account of it in *usage*.
 
     Args:
+        pause: Called with the seconds to wait for.
+
         tools: How many tools it may call.
     """
 
-    def __init__(self, bus: Bus, usage: Usage, *, tools: int) -> None:
+    def __init__(self, bus: Bus, usage: Usage, pause: Pause, *, tools: int) -> None:
         self._bus = bus
+        self._pause = pause
         self._usage = usage
         self._tools = tools
 
@@ -191,7 +195,7 @@ class Model:
                         cause=type(error).__name__,
                     )
                 )
-                time.sleep(_PATIENCE)
+                self._pause(_PATIENCE)
             else:
                 return
 
@@ -207,7 +211,7 @@ class Model:
             if asked > MAX_CONTEXT:
                 call.fail(status_code=400, retryable=False)
                 raise ContextTooLongError(f"{asked} tokens do not fit into {MAX_CONTEXT}")
-            time.sleep(_PACE)
+            self._pause(_PACE)
             first = time.monotonic()
             self._stream(Blocks(self._bus, call.event.llm_call_id), answer)
             thought = tokens_of(answer.thinking) if answer.thinking else 0
@@ -228,22 +232,21 @@ class Model:
             )
 
     def _stream(self, blocks: Blocks, answer: Answer) -> None:
-        for piece in _pieces(answer.thinking):
+        for piece in self._pieces(answer.thinking):
             blocks.add("thinking", piece)
         # Some providers tell where a block stops, others only begin the next one.
         blocks.stop()
-        for piece in _pieces(answer.text):
+        for piece in self._pieces(answer.text):
             blocks.add("text", piece)
         for tool in answer.tools:
             blocks.add("tool_call", tool)
         blocks.stop()
 
-
-def _pieces(text: str) -> Iterator[str]:
-    """
-    Yield *text* a few words at a time.
-    """
-    words = text.split(" ")
-    for start in range(0, len(words), 6):
-        time.sleep(_PACE)
-        yield (" " if start else "") + " ".join(words[start : start + 6])
+    def _pieces(self, text: str) -> Iterator[str]:
+        """
+        Yield *text* a few words at a time.
+        """
+        words = text.split(" ")
+        for start in range(0, len(words), 6):
+            self._pause(_PACE)
+            yield (" " if start else "") + " ".join(words[start : start + 6])

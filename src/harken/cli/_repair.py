@@ -43,7 +43,7 @@ from harken.catalog import (
     ValidationStarted,
 )
 from harken.cli._books import BUG, REPAIR, TOTAL, lay_out, secret_of
-from harken.cli._model import MAX_CONTEXT, Answer, Model, Usage, tokens_of
+from harken.cli._model import MAX_CONTEXT, Answer, Model, Pause, Usage, tokens_of
 from harken.cli._tools import AGENT, PYTHON, Tools, digest_of, ruling_on
 
 PERSON = "user:ana"
@@ -78,18 +78,29 @@ class Repair:
     Args:
         folder: Where the books are laid out, and repaired.
 
+        pause: Called with the seconds to wait for.
+
         seed: The same seed makes the same books.
     """
 
     def __init__(
-        self, bus: Bus, folder: Path, tools: Tools, usage: Usage, *, prompt: str, seed: int
+        self,
+        bus: Bus,
+        folder: Path,
+        tools: Tools,
+        usage: Usage,
+        pause: Pause,
+        *,
+        prompt: str,
+        seed: int,
     ) -> None:
         self._bus = bus
         self._folder = folder
         self._tools = tools
         self._usage = usage
+        self._pause = pause
         self._seed = seed
-        self._model = Model(bus, usage, tools=len(tools.names))
+        self._model = Model(bus, usage, pause, tools=len(tools.names))
         self._conversation = [prompt]
 
     def perform(self, run: Operation[RunStarted]) -> None:
@@ -296,7 +307,7 @@ class Repair:
                 expires_at=datetime.now(UTC) + timedelta(hours=1),
             )
         )
-        time.sleep(_THINKING_TIME)
+        self._pause(_THINKING_TIME)
         with harken.scope(actor=PERSON):
             self._bus.publish(
                 ApprovalGranted(
@@ -309,7 +320,7 @@ class Repair:
         self._bus.publish(
             HumanInputRequested(request_id=request_id, question=question, choices=2, timeout_s=60)
         )
-        time.sleep(_THINKING_TIME)
+        self._pause(_THINKING_TIME)
         with harken.scope(actor=PERSON):
             self._bus.publish(
                 HumanInputReceived(
@@ -405,7 +416,7 @@ class Repair:
         pipeline_id, began = new_id("pipeline"), time.monotonic()
         self._bus.publish(PipelineTriggered(pipeline_id=pipeline_id, kind="test"))
         with self._bus.operation(PhaseStarted(phase="pipeline_wait")):
-            time.sleep(_THINKING_TIME)
+            self._pause(_THINKING_TIME)
         self._bus.publish(
             PipelineCompleted(
                 pipeline_id=pipeline_id,

@@ -8,10 +8,10 @@ import socket
 import sys
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event as Signal
 
 import click
 
@@ -22,6 +22,9 @@ from harken.cli._common import fail, printable
 from harken.cli._summary import Outputs, Story, show_files, show_next, show_tree
 
 ADDRESS = "127.0.0.1"
+
+# Seconds that a signal may go unnoticed.
+_NAP = 0.2
 
 
 @click.command(name="demo")
@@ -73,13 +76,14 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     if port is not None:
         click.echo(f"Serving http://{ADDRESS}:{port}/metrics")
     with TemporaryDirectory(prefix="harken-demo-") as scratch, progress(bus, runs):
-        Agent(bus, Path(scratch)).work(runs)
+        _work(Agent(bus, Path(scratch)), runs)
     if port is None:
         bus.close()
     else:
         bus.flush()
-    ends = ", ".join(f"{count} {outcome}" for outcome, count in story.outcomes.items())
-    click.echo(f"{runs} runs in {time.monotonic() - began:.1f} s ({ends}). The first of them:\n")
+    ends = ", ".join(f"{times} {outcome}" for outcome, times in story.outcomes.items())
+    count = "1 run" if runs == 1 else f"{runs} runs"
+    click.echo(f"{count} in {time.monotonic() - began:.1f} s ({ends}). The first of them:\n")
     show_tree(story.first)
     click.echo(f"\nWritten to {printable(str(out))}:")
     show_files(outputs, bus.health())
@@ -88,7 +92,8 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     if port is not None:
         with suppress(KeyboardInterrupt):
             click.echo(f"\nServing http://{ADDRESS}:{port}/metrics until Ctrl-C.")
-            Signal().wait()
+            while True:
+                time.sleep(_NAP)
         bus.close()
 
 
@@ -109,6 +114,22 @@ def _configured(outputs: Outputs, port: int | None) -> Bus:
         service_name="harken-demo",
         close_on_sigterm=True,
     )
+
+
+def _work(agent: Agent, runs: int) -> None:
+    """
+    Let *agent* work in a thread: a signal raises in the main one, and there it tears nothing.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        working = pool.submit(agent.work, runs)
+        try:
+            # A signal that comes just before a wait without end would be noticed after it.
+            while not working.done():
+                wait([working], timeout=_NAP)
+        except BaseException:
+            agent.stop()
+            raise
+        working.result()
 
 
 def _free_port() -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,14 +24,15 @@ from harken.record import (
     start_of,
     timestamp_ns,
 )
-from harken.sinks.audit._lock import lock, unlock
+from harken.sinks.audit._descriptor import (
+    let_go,
+    lock,
+    sync_data,
+    unlock,
+    write_all,
+)
 from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
 from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail
-
-if sys.platform == "darwin":
-    sync_data = os.fsync
-else:
-    sync_data = os.fdatasync
 
 _UNKNOWN = -1
 
@@ -99,6 +99,9 @@ class LogFile:
         self.written_bytes = 0
         self.reopened = 0
         self.recovered = 0
+        # The last line that the disk did not confirm, and why; 0 when there is none.
+        self.unsynced_seq = 0
+        self.unsynced_error: OSError | None = None
         self._path = path
         self._writer = writer
         self._reason: str | None = reason
@@ -118,7 +121,6 @@ class LogFile:
         self._began_ns: int | None = None
         self._moved: str | None = None
         self._rotation_after = 0.0
-        self._unsynced: OSError | None = None
         self._unsynced_name = False
         # Control records that must precede the next record; kept until they are written.
         self._notes: dict[str, Draft] = {}
@@ -162,17 +164,23 @@ class LogFile:
             resource=f"audit_log:{os.path.basename(self._path)}",
         )
 
-    def duplicate(self) -> int:
+    def duplicate(self) -> int | None:
         """
-        Return a descriptor of the file for whoever syncs it.
+        Return a descriptor for whoever syncs the file; None when it was let go of, and synced.
+        """
+        return None if self._fd < 0 else os.dup(self._fd)
 
-        Raises:
-            OSError: What was written before could not be synced when the file was let go of.
+    def distrust(self, error: OSError) -> None:
         """
-        error, self._unsynced = self._unsynced, None
-        if error is not None:
-            raise error
-        return os.dup(self._fd)
+        Note that the disk did not confirm what was written up to now, and open the file anew.
+
+        The system takes it for written from now on: no later sync can vouch for it.
+        """
+        self.unsynced_seq, self.unsynced_error = self.seq, error
+        if self._fd >= 0:
+            fd = self._fd
+            self._forget()
+            let_go(fd)
 
     def close(self) -> None:
         """
@@ -203,7 +211,7 @@ class LogFile:
             # A lock that is not let go of would stop everybody; closing the file lets it go.
             fd = self._fd
             self._forget()
-            _let_go(fd)
+            let_go(fd)
 
     # Getting at the file.
 
@@ -220,9 +228,9 @@ class LogFile:
                     if os.path.samestat(os.lstat(self._path), found):
                         return fd, found
             except BaseException:
-                _let_go(fd)
+                let_go(fd)
                 raise
-            _let_go(fd)
+            let_go(fd)
         raise OSError(errno.EAGAIN, "the file is moved away again and again")
 
     def _adopt(self, fd: int, found: os.stat_result) -> None:
@@ -240,8 +248,8 @@ class LogFile:
             try:
                 sync_data(fd)
             except OSError as error:
-                self._unsynced = error
-        _let_go(fd)
+                self.unsynced_seq, self.unsynced_error = self.seq, error
+        let_go(fd)
 
     def _settle(self, patience: float) -> None:
         """
@@ -284,7 +292,7 @@ class LogFile:
                 if link is not None and link.seq > self.seq:
                     self.seq, self.head = link.seq, link.hash
         except BaseException:
-            _let_go(fd)
+            let_go(fd)
             raise
         self._adopt(fd, found)
         self._retire(old)
@@ -308,6 +316,7 @@ class LogFile:
             self._recover(
                 "shrunk", "shrunk", had=self._seen, has=size, seq=self.seq, head=self.head
             )
+            self._began_ns = None
         self._size = self._seen = end
         self._latest_ns = 0
         if link is None:
@@ -351,8 +360,9 @@ class LogFile:
             previous = {"prev_file": name}
             # An archive that we made ourselves was continued by a file that is gone now.
             reason = reason or ("deleted" if archived else "renamed")
-        if "shrunk" not in self._notes and (reason or self._reason):
-            self._notes["open"] = self._opening(reason or self._reason, **previous)
+        if "shrunk" not in self._notes:
+            # A writer that had let go of the file, and finds none, was there before.
+            self._notes["open"] = self._opening(reason or self._reason or "deleted", **previous)
 
     def _newest_sibling(self) -> tuple[Link, str, bool] | None:
         """
@@ -384,7 +394,7 @@ class LogFile:
                 newest = (tail.link, name, archived)
         return newest
 
-    def _opening(self, reason: str | None, **previous: str) -> Draft:
+    def _opening(self, reason: str, **previous: str) -> Draft:
         return self.note(
             "audit.open", reason=reason, format=VERSION, pid=os.getpid(), **_host(), **previous
         )
@@ -396,16 +406,20 @@ class LogFile:
             sync_folder(self._path)
             self._unsynced_name = False
         now = self._clock()
+        if self._notes:
+            return self._write_with_notes(drafts, now)
+        trigger = self._rotation_trigger(now)
+        if trigger is not None:
+            self._try(lambda: self._rotate(trigger, now))
+        return self._put(drafts, now)
+
+    def _write_with_notes(self, drafts: Sequence[Draft], now_ns: int) -> tuple[int, OSError | None]:
         # A note speaks of what stands before it, so it cannot wait for the next file.
-        if not self._notes:
-            trigger = self._rotation_trigger(now)
-            if trigger is not None:
-                self._try(lambda: self._rotate(trigger, now))
         notes = list(self._notes.values())
-        written, error = self._put([*notes, *drafts] if notes else drafts, now)
-        if notes and written:
-            for name in list(self._notes)[:written]:
-                del self._notes[name]
+        written, error = self._put([*notes, *drafts], now_ns)
+        for name in list(self._notes)[:written]:
+            del self._notes[name]
+        if written:
             self._moved = self._reason = None
         return max(0, written - len(notes)), error
 
@@ -415,7 +429,8 @@ class LogFile:
         """
         seq, head, latest_ns = self.seq, self.head, self._latest_ns
         # Only a step back of the clock, with no way to begin a new file, gets here later.
-        now_ns = max(now_ns, latest_ns - SLACK_NS)
+        if now_ns < latest_ns - SLACK_NS:
+            now_ns = latest_ns - SLACK_NS
         writer = self._writer
         name, n = writer.id, writer.n
         lines: list[bytes] = []
@@ -432,13 +447,8 @@ class LogFile:
         # Counted before they are written: what interrupts the next call may not let us know
         # whether it was done, and a number used twice would be worse than a gap.
         writer.n = n
-        done = 0
-        error: OSError | None = None
-        try:
-            while done < len(data):
-                done += os.write(self._fd, data[done:] if done else data)
-        except OSError as caught:
-            error = caught
+        done, error = write_all(self._fd, data)
+        if error is not None:
             writer.n -= len(lines)
             kept, done = self._take_back(lines, done)
             if kept == 0:
@@ -515,7 +525,7 @@ class LogFile:
             count=None if start is None else self.seq + 2 - start.seq,
             archived_as=name,
         )
-        _, error = self._put([closing], now_ns)
+        _, error = self._put([closing], closing.time_ns)
         if error is not None:
             raise error
         self._roll(name)
@@ -536,20 +546,20 @@ class LogFile:
         fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             lock(fd, 0)
-            now = self._clock()
             opening = self._opening("rotate", prev_file=os.path.basename(archive))
             line, head = opening.line(
-                now, self.seq + 1, self._writer.id, self._writer.n + 1, self.head
+                opening.time_ns, self.seq + 1, self._writer.id, self._writer.n + 1, self.head
             )
-            if os.write(fd, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _, error = write_all(fd, line)
+            if error is not None:
+                raise error
             if self._synced:
                 sync_data(self._fd)
                 sync_data(fd)
             found = os.fstat(fd)
             os.rename(new, self._path)
         except BaseException:
-            _let_go(fd)
+            let_go(fd)
             with suppress(OSError):
                 os.unlink(new)
             raise
@@ -560,9 +570,9 @@ class LogFile:
         old = self._fd
         self._adopt(fd, found)
         self._size = self._seen = len(line)
-        self._latest_ns = now
+        self._latest_ns = opening.time_ns
         self._reason = None
-        _let_go(old)
+        let_go(old)
 
     def _link(self, archive: str) -> str:
         # link() never replaces a file, as rename() does.
@@ -575,14 +585,6 @@ class LogFile:
                     continue
             return name
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), archive)
-
-
-def _let_go(fd: int) -> None:
-    # A descriptor that was duplicated to sync it keeps the lock, unless that is taken back first.
-    with suppress(OSError):
-        unlock(fd)
-    with suppress(OSError):
-        os.close(fd)
 
 
 @cache

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Literal
 from weakref import WeakSet
 
@@ -19,7 +20,8 @@ import msgspec
 from harken import Envelope, Event
 from harken.errors import AuditWriteError, SettingsError
 from harken.record import Draft, from_envelope
-from harken.sinks.audit._file import LogFile, Writer, sync_data
+from harken.sinks.audit._descriptor import sync_data
+from harken.sinks.audit._file import LogFile, Writer
 from harken.sinks.audit._group import GroupSync
 from harken.sinks.audit._path import explained
 from harken.sinks.audit._spill import Spill
@@ -130,8 +132,7 @@ class AuditLog:
         if error is not None:
             self._file.close()
             raise explained(error, self.path) from error
-        if not _logs:
-            _at_fork()
+        _watch_forks()
         _logs.add(self)
 
     def _begin(self, reason: str) -> None:
@@ -246,10 +247,15 @@ class AuditLog:
             if self._busy:
                 self._interrupting += drafts
                 return
+            before = self._records
             error = self._append_all(drafts)
-            last_n = self._writer.n
-        if self._group is not None and error is None:
-            error = self._confirm(self._group, len(drafts), last_n)
+            written, last_n, seq = self._records - before, self._writer.n, self._file.seq
+        if self._group is not None:
+            error = self._confirm(self._group, written, last_n, seq) or error
+            if self._closed:
+                self._group.stop(self._lock_wait)
+        if error is None and self._outage:
+            self._end_outage()
         if self._messages:
             self._say()
         if error is not None and self.required:
@@ -269,6 +275,8 @@ class AuditLog:
             if self._missing is not None and not self._closed and not self._busy:
                 self._append_all(())
             told = self._missing is None
+            if told and self._outage:
+                self._end_outage()
         finally:
             self._lock.release()
         self._say()
@@ -278,7 +286,8 @@ class AuditLog:
         """
         Record that this writer ended, and let the file go. Idempotent.
 
-        A call that interrupts this thread inside `write()` takes effect when that is done.
+        A call that interrupts this thread inside `write()` takes effect when that is done. While
+        another thread is busy for longer than *timeout* seconds, the log stays open.
         """
         if os.getpid() != self._pid:
             self.after_fork()
@@ -288,13 +297,14 @@ class AuditLog:
             if self._closed:
                 return
             self._closed = True
-            if not self._busy:
-                self._finish(min(timeout, self._lock_wait))
+            if self._busy:
+                return
+            self._finish(min(timeout, self._lock_wait))
         finally:
             self._lock.release()
         self._say()
         if self._group is not None:
-            self._group.stop()
+            self._group.stop(timeout)
 
     def after_fork(self) -> None:
         """
@@ -329,9 +339,6 @@ class AuditLog:
                 written -= 1
                 self._missing = None
         self._records += written
-        if error is None and self._outage:
-            self._outage = False
-            self._messages.append(f"audit log {self.path!r} is written again")
         if error is not None and len(drafts) > written:
             self._miss(drafts[written:], error)
         return error
@@ -357,6 +364,11 @@ class AuditLog:
         self._missing.last_n = self._writer.n
         self._missing.spilled += spilled
         self._missing.count += len(drafts) - spilled
+
+    def _end_outage(self) -> None:
+        with self._lock:
+            self._outage = False
+            self._messages.append(f"audit log {self.path!r} is written again")
 
     def _report(self, missing: _Missing) -> dict[str, object]:
         report: dict[str, object] = {
@@ -388,10 +400,10 @@ class AuditLog:
                     spilled=self._spilled,
                 )
             )
-            written, error = self._file.append(drafts, patience)
-            if missing is not None and written:
+            _, error = self._file.append(drafts, patience)
+            if error is None:
                 self._missing = None
-            if error is not None:
+            else:
                 self._messages.append(
                     f"audit log {self.path!r} was left without a last record "
                     f"({error.strerror or error}); {self._lost} records were lost, "
@@ -400,36 +412,39 @@ class AuditLog:
         self._file.close()
 
     def _sync(self) -> None:
-        with self._lock:
-            fd = self._file.duplicate()
+        fd = None
         try:
-            sync_data(fd)
-        except OSError:
-            # The system may take the data for written now; a file opened anew starts afresh.
             with self._lock:
-                self._file.close()
-            raise
-        finally:
-            os.close(fd)
-
-    def _confirm(self, group: GroupSync, count: int, last_n: int) -> OSError | None:
-        try:
-            group.wait()
+                fd = self._file.duplicate()
+            if fd is not None:
+                sync_data(fd)
         except OSError as error:
             with self._lock:
-                self._unsynced += count
-                if self._missing is None:
-                    self._missing = _Missing(_reason(error), last_n - count + 1, last_n)
-                if not self._outage:
-                    self._outage = True
-                    self._messages.append(
-                        f"audit log {self.path!r} could not be synced "
-                        f"({error.strerror or error}); records may be lost with the power"
-                    )
-                self._missing.unsynced += count
-                self._missing.last_n = max(self._missing.last_n, last_n)
+                self._file.distrust(error)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _confirm(self, group: GroupSync, count: int, last_n: int, seq: int) -> OSError | None:
+        if not count:
+            return None
+        group.wait()
+        with self._lock:
+            error = self._file.unsynced_error
+            if error is None or seq > self._file.unsynced_seq:
+                return None
+            self._unsynced += count
+            if self._missing is None:
+                self._missing = _Missing(_reason(error), last_n - count + 1, last_n)
+            if not self._outage:
+                self._outage = True
+                self._messages.append(
+                    f"audit log {self.path!r} could not be synced ({error.strerror or error}); "
+                    "records may be lost with the power"
+                )
+            self._missing.unsynced += count
+            self._missing.last_n = max(self._missing.last_n, last_n)
             return error
-        return None
 
     def _say(self) -> None:
         # Not under the lock: somebody may have put an object there that logs, and so publishes.
@@ -453,7 +468,8 @@ def _reason(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
-def _at_fork() -> None:
+@cache
+def _watch_forks() -> None:
     os.register_at_fork(after_in_child=_after_fork)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from harken.record import GENESIS, Draft
+from harken.sinks.audit._descriptor import write_all
 from harken.sinks.audit._file import Writer
 from harken.sinks.audit._path import FILE_MODE, FLAGS
 
@@ -55,13 +56,10 @@ class Spill:
     def _append(self, fd: int, draft: Draft, n: int) -> None:
         line, head = draft.line(draft.time_ns, self._seq + 1, self._writer.id, n, self.head)
         size = os.fstat(fd).st_size
-        done = 0
-        try:
-            while done < len(line):
-                done += os.write(fd, line[done:])
-        except OSError:
+        _, error = write_all(fd, line)
+        if error is not None:
             os.ftruncate(fd, size)
-            raise
+            raise error
         self._seq += 1
         self.head = head
 

@@ -102,12 +102,6 @@ class LineExporter(SpanExporter, ABC):
         """
         return self._write("".join(span_line(span) + "\n" for span in spans))
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """
-        Return True.
-        """
-        return True
-
     @abstractmethod
     def _write(self, lines: str) -> SpanExportResult: ...
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from harken import JSON, Envelope, Event, Outcome
+from harken import JSON, Envelope, Event, Outcome, Scope
 from harken.sinks.otel.attributes import AttributeValue, attribute_value
 from harken.sinks.otel.mapping import (
     COMMON,
@@ -33,8 +33,8 @@ MAX_DESCRIPTION = 1_024
 MAX_EVENTS = 64
 """Point events of one operation that become span events; the rest is counted."""
 
-MAX_SURROUNDINGS = 256
-"""Scopes whose attributes are remembered, for each type of operation."""
+MAX_SCOPES = 16
+"""Scopes whose attributes are remembered, for each type of operation; each keeps a few events."""
 
 SECOND = 1_000_000_000
 
@@ -42,21 +42,10 @@ Attributes: TypeAlias = dict[str, AttributeValue]
 Data: TypeAlias = Mapping[str, JSON]
 Member: TypeAlias = Callable[[Envelope[Event]], JSON]
 
-_IN_SCOPE = attrgetter(
-    "actor",
-    "correlation_id",
-    "on_behalf_of",
-    "parent_run_id",
-    "phase",
-    "request_id",
-    "run_id",
-    "session_id",
-    "source",
+_OF_THE_EVENT = frozenset(
+    ("@correlation_id", "@duration_ms", "@id", "@outcome", "@started_event_id")
 )
-"""The members that are the same for all events of a scope."""
-
-_OF_THE_EVENT = frozenset(("@duration_ms", "@id", "@outcome", "@started_event_id"))
-"""The sources that are not."""
+"""The sources that differ between events of one scope."""
 
 # An error's class or a protocol's code; anything else may be a text that never comes again.
 _ERROR_TYPE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,127}")
@@ -122,6 +111,8 @@ class Said:
     The fields of an operation's end, and of its start where the end says nothing.
     """
 
+    __slots__ = ("end", "start")
+
     def __init__(self, start: Data, end: Data) -> None:
         self.start = start
         self.end = end
@@ -184,7 +175,7 @@ class Recipe:
         if content:
             pairs += mapping.content
         self._fields: dict[str, tuple[list[str], str]] = {}
-        self._members: list[tuple[str, Member]] = []
+        self._members: dict[str, tuple[Member, list[str]]] = {}
         self._surroundings: list[tuple[str, Member]] = []
         for key, source in pairs:
             member = _member(source)
@@ -192,13 +183,13 @@ class Recipe:
                 field, _, unit = source.partition(":")
                 self._fields.setdefault(field, ([], unit))[0].append(key)
             elif source in _OF_THE_EVENT:
-                self._members.append((key, member))
+                self._members.setdefault(source, (member, []))[1].append(key)
             else:
                 self._surroundings.append((key, member))
         self._constant: Attributes = {"harken.operation": operation}
         if mapping.operation and not self._operation:
             self._constant["gen_ai.operation.name"] = mapping.operation
-        self._around: dict[tuple[JSON, ...], tuple[Data, Attributes]] = {}
+        self._around: dict[int, tuple[Scope, Data, Attributes]] = {}
         self._phases = (
             {phase: f"{prefix}.{key}" for phase, key in PHASES.items()}
             if prefix is not None and operation == "phase.started"
@@ -260,11 +251,13 @@ class Recipe:
         limit = self._max_length
         attributes = self._of_surroundings(ended).copy()
         if self._operation:
-            attributes["gen_ai.operation.name"] = _fill(self._operation, ended, said)
-        for key, member in self._members:
-            value = member(ended)
+            named = _fill(self._operation, ended, said)
+            attributes["gen_ai.operation.name"] = named[:MAX_NAME]
+        for member, keys in self._members.values():
+            value = attribute_value(member(ended), limit)
             if value is not None:
-                attributes[key] = value
+                for key in keys:
+                    attributes[key] = value
         # The inner loop of this sink: plain texts and numbers go the short way.
         fields = self._fields
         for data in (said.start, said.end):
@@ -293,19 +286,18 @@ class Recipe:
         """
         Return the attributes that all operations of this type in the same scope have.
         """
-        scope_attributes = ended.attributes
-        key = (*_IN_SCOPE(ended), id(scope_attributes))
-        known = self._around.get(key)
-        if known is None:
+        scope, scope_attributes = ended.scope, ended.attributes
+        known = self._around.get(id(scope))
+        # The scope is kept, or its id might be given to another.
+        if known is None or known[0] is not scope or known[1] is not scope_attributes:
             limit = self._max_length
             values = {key: member(ended) for key, member in self._surroundings}
             found = self._constant | _all(values, "", limit)
             found |= _all(scope_attributes, "harken.attributes.", limit)
-            if len(self._around) >= MAX_SURROUNDINGS:
+            if len(self._around) >= MAX_SCOPES:
                 self._around.clear()
-            # The mapping is kept, or its id might be given to another.
-            known = self._around[key] = (scope_attributes, found)
-        return known[1]
+            known = self._around[id(scope)] = (scope, scope_attributes, found)
+        return known[2]
 
     def _is_client(self, said: Said) -> bool:
         if self._client_if is None:
@@ -344,11 +336,9 @@ def span_event(point: Envelope[Event], *, content: bool, limit: int) -> SpanEven
     """
     Return *point* as an event of the span it happens in.
     """
-    attributes: Attributes = {"harken.event.id": point.id}
-    if point.outcome is not None:
-        attributes["harken.outcome"] = point.outcome.value
-    attributes |= _all(point.data(content=content), GENERIC_PREFIX, limit)
-    return SpanEvent(point.name, point.time_ns, attributes)
+    about = _all({"event.id": point.id, "outcome": _outcome(point)}, "harken.", limit)
+    fields = _all(point.data(content=content), GENERIC_PREFIX, limit)
+    return SpanEvent(point.name, point.time_ns, about | fields)
 
 
 def _all(values: Data, prefix: str, limit: int) -> Attributes:
