@@ -209,7 +209,7 @@ class Bus:
         )
         route.published += 1
         errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
-        if route.handlers:
+        if route.has_handlers:
             failures = dispatch.to_handlers(route, envelope)
             if failures:
                 errors = [*(errors or ()), *failures]
@@ -547,11 +547,11 @@ class Bus:
                 worker = self._shared_worker
         subscription.use_worker(worker, deliver)
 
-    def report_failure(self, subscription: Subscription, error_type: str) -> None:
+    def report_failure(self, sink: str, error_type: str, failures: int, disabled: bool) -> None:
         """
         Publish that a subscriber failed.
         """
-        self._dispatch.report_failure(subscription, error_type)
+        self._dispatch.report_failure(sink, error_type, failures, disabled)
 
     def cancel(self, subscription: Subscription) -> None:
         """
@@ -642,6 +642,9 @@ class Bus:
             try:
                 self._operations.close()
                 self._report = self._flush(deadline)
+                if any(item.has_unreported_drops for item in self.subscriptions):
+                    # What was dropped meanwhile is told to all others before they are closed.
+                    self._report = self._flush(deadline)
                 for subscription in self.subscriptions:
                     if subscription.queue is not None:
                         subscription.queue.refuse()
@@ -654,7 +657,8 @@ class Bus:
 
     def _stop_workers(self, deadline: float) -> None:
         for worker in self._workers:
-            if worker.stop(max(deadline - time_.monotonic(), 0.0)):
+            stopped = worker.stop(max(deadline - time_.monotonic(), 0.0))
+            if stopped and not worker.is_current():
                 # What a publisher queued while the bus was closing.
                 worker.drain()
 
@@ -663,13 +667,25 @@ class Bus:
             sink = subscription.sink
             if not isinstance(sink, SupportsClose):
                 continue
-            if subscription.worker is not None and subscription.worker.is_alive():
+            left = max(deadline - time_.monotonic(), 0.0)
+            if not self._close_sink(subscription, sink, left):
                 _log.error("%s is still busy and was left open", subscription.name)
-                continue
+
+    def _close_sink(self, subscription: Subscription, sink: SupportsClose, timeout: float) -> bool:
+        if subscription.queue is not None and subscription.queue.is_busy:
+            return False
+
+        def close() -> None:
             try:
-                sink.close(max(deadline - time_.monotonic(), 0.0))
+                sink.close(timeout)
             except Exception as error:
-                subscription.failed(error)
+                # Counted, not told: those who could hear of it are being closed, too.
+                subscription.note(error)
+
+        if subscription.inline is not None:
+            return subscription.inline.close(close, timeout)
+        close()
+        return True
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:

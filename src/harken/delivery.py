@@ -213,6 +213,8 @@ class Queue:
         wake: Called on the way from empty to not empty; must be safe in a signal handler.
 
         draining: Tells whether the calling thread is the one that empties this queue.
+
+        unattended: Tells that nobody empties it yet, so that every event has to wake.
     """
 
     def __init__(
@@ -225,6 +227,7 @@ class Queue:
         block_timeout: float | None,
         wake: Callable[[], None],
         draining: Callable[[], bool],
+        unattended: Callable[[], bool],
     ) -> None:
         if overflow not in get_args(Overflow):
             known = ", ".join(get_args(Overflow))
@@ -239,6 +242,7 @@ class Queue:
         self.drops = Drops()
         self._wake = wake
         self._draining = draining
+        self._unattended = unattended
         self.renew()
 
     def renew(self) -> None:
@@ -280,7 +284,7 @@ class Queue:
             self._items.append(envelope)
             self._depth += 1
             self._bytes += size
-        if empty:
+        if empty or self._unattended():
             self._wake()
 
     def mark(self, marker: Marker) -> None:
@@ -318,6 +322,13 @@ class Queue:
             self._in_flight = 0
             if unheard:
                 self.drops.add("cancelled", [envelope.seq for envelope in unheard])
+
+    @property
+    def is_busy(self) -> bool:
+        """
+        Whether a batch is being handed over.
+        """
+        return self._in_flight > 0
 
     @property
     def pending(self) -> int:
@@ -585,6 +596,12 @@ class LoopRunner:
         """
         return self.loop is not None and running_loop() is self.loop
 
+    def is_unattended(self) -> bool:
+        """
+        Whether there is no loop, or no longer one, to run on.
+        """
+        return self.loop is None or self.loop.is_closed()
+
     def reachable(self) -> bool:
         """
         Whether waiting for the loop can be of any use.
@@ -655,13 +672,32 @@ class Inline:
             if self._busy:
                 self._interrupting.append(envelope)
                 return None
-            batch = [envelope]
-            error: Exception | None = None
-            while batch:
-                self._busy = True
-                try:
-                    error = self._write(batch) or error
-                finally:
-                    self._busy = False
-                batch, self._interrupting = self._interrupting, []
-            return error
+            return self._write_all([envelope])
+
+    def _write_all(self, batch: list[Envelope[Event]]) -> Exception | None:
+        error: Exception | None = None
+        while batch:
+            self._busy = True
+            try:
+                error = self._write(batch) or error
+            except BaseException:
+                # What interrupted the sink may have published before it raised.
+                self._busy = False
+                late, self._interrupting = self._interrupting, []
+                self._write_all(late)
+                raise
+            self._busy = False
+            batch, self._interrupting = self._interrupting, []
+        return error
+
+    def close(self, call: Callable[[], None], timeout: float) -> bool:
+        """
+        Make *call* while nobody writes; False when somebody still does after *timeout* seconds.
+        """
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        try:
+            call()
+        finally:
+            self._lock.release()
+        return True

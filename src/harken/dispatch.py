@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from harken.envelope import Envelope, Mint
 from harken.errors import QueueFullError
@@ -91,14 +91,7 @@ class Dispatcher:
         """
         Queue *envelope* and call the inline sinks; return what required ones raised.
         """
-        errors: list[Exception] | None = None
-        if route.queues:
-            envelope.snapshot()
-            for put in route.queues:
-                try:
-                    put(envelope)
-                except QueueFullError as error:
-                    errors = [*(errors or ()), error]
+        errors = _put(route.queues, envelope)
         for write, subscription in route.sinks:
             failure = write(envelope)
             if failure is not None:
@@ -109,9 +102,12 @@ class Dispatcher:
 
     def to_handlers(self, route: Route, envelope: Envelope[Event]) -> list[Exception] | None:
         """
-        Call the inline handlers; return what required ones raised.
+        Queue *envelope* for the other handlers and call the inline ones; return what required
+        ones raised.
+
+        Only now: a handler on another thread that answers at once must not overtake the sinks.
         """
-        errors: list[Exception] | None = None
+        errors = _put(route.handler_queues, envelope)
         token = cause.set(envelope)
         try:
             for call, subscription, uncounted in route.handlers:
@@ -156,34 +152,25 @@ class Dispatcher:
             )
         )
 
-    def report_failure(self, subscription: Subscription, error_type: str) -> None:
+    def report_failure(self, sink: str, error_type: str, failures: int, disabled: bool) -> None:
         """
         Publish that a subscriber failed.
 
         What fails while a report is published waits until it is: reports do not nest.
         """
-        waiting: deque[tuple[Subscription, str]] | None = getattr(self._reporting, "news", None)
-        if waiting is not None:
-            waiting.append((subscription, error_type))
-            return
-        news = self._reporting.news = deque([(subscription, error_type)])
-        try:
-            while news:
-                self._report_failure(*news.popleft())
-        finally:
-            self._reporting.news = None
-
-    def _report_failure(self, subscription: Subscription, error_type: str) -> None:
         from harken.catalog.observation import SinkFailed
 
-        self.say(
-            SinkFailed(
-                sink=subscription.name,
-                error_type=error_type,
-                failures=subscription.health().failures,
-                disabled=subscription.quarantined,
-            )
-        )
+        report = SinkFailed(sink=sink, error_type=error_type, failures=failures, disabled=disabled)
+        waiting: deque[Event] | None = getattr(self._reporting, "news", None)
+        if waiting is not None:
+            waiting.append(report)
+            return
+        news = self._reporting.news = deque[Event]([report])
+        try:
+            while news:
+                self.say(news.popleft())
+        finally:
+            self._reporting.news = None
 
     def report_drops(self, subscription: Subscription, *, at_once: bool = False) -> None:
         """
@@ -204,3 +191,17 @@ class Dispatcher:
                     last_seq=last,
                 )
             )
+
+
+def _put(
+    queues: tuple[Callable[[Envelope[Event]], None], ...], envelope: Envelope[Event]
+) -> list[Exception] | None:
+    errors: list[Exception] | None = None
+    if queues:
+        envelope.snapshot()
+        for put in queues:
+            try:
+                put(envelope)
+            except QueueFullError as error:
+                errors = [*(errors or ()), error]
+    return errors

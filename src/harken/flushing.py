@@ -39,10 +39,11 @@ class Place:
         """
         Wait for the place to be reached, and return what came of it.
         """
-        if self._marker is not None and not self._marker.passed.wait(self._left()):
-            self._reached = False
         subscription = self._subscription
+        passed = self._marker is None or self._marker.passed.wait(self._left())
         queued = 0 if subscription.queue is None else subscription.queue.pending
+        if not passed and (queued or isinstance(subscription.sink, SupportsFlush)):
+            self._reached = False
         health = subscription.health()
         return Delivered(health.delivered, health.dropped, 0 if self._reached else max(queued, 1))
 

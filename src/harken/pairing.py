@@ -163,10 +163,13 @@ class Operations:
             early = self._take_early(operation)
             evicted = next(iter(self._open.values())) if len(self._open) > MAX_OPEN else None
         route = self._dispatch.routes.find(type(event))
-        errors = self._dispatch.to_sinks(route, start) or []
-        with self._lock:
-            operation.announced = True
-            waiting, operation.waiting = operation.waiting, None
+        try:
+            errors = self._dispatch.to_sinks(route, start) or []
+        finally:
+            # Also when something interrupts the sinks: the end must not wait for ever.
+            with self._lock:
+                operation.announced = True
+                waiting, operation.waiting = operation.waiting, None
         errors += self._dispatch.to_handlers(route, start) or []
         for envelope in (waiting, early):
             if envelope is not None:
@@ -195,6 +198,7 @@ class Operations:
                     return None
                 envelope = self._stamp_end(event, scope, None, options)
                 if key is not None and not self._closing:
+                    envelope.snapshot()
                     self._early[address] = Early(envelope)
                     self._arm()
                     return envelope

@@ -5,13 +5,14 @@ Who gets which events: blinker's registry, and immutable snapshots of it by even
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import blinker
 from blinker.base import ANY, ANY_ID
 
+from harken.envelope import Envelope
 from harken.event import Event, EventType, Outcome, OutcomeFrom, describe
 from harken.subscription import Subscription
 
@@ -92,7 +93,9 @@ class Route:
 
     __slots__ = (
         "audit",
+        "handler_queues",
         "handlers",
+        "has_handlers",
         "has_sinks",
         "outcome",
         "paired",
@@ -114,7 +117,9 @@ class Route:
         declared = info.outcome
         fixed = None if isinstance(declared, OutcomeFrom) else declared or Outcome.unknown
         self.outcome: Outcome | None = fixed
-        self.queues = tuple(item.queue.put for item in listeners if item.queue is not None)
+        queued = [item for item in listeners if item.queue is not None]
+        self.queues = _puts(item for item in queued if item.sink is not None)
+        self.handler_queues = _puts(item for item in queued if item.sink is None)
         self.sinks = tuple((item.inline, item) for item in listeners if item.inline is not None)
         self.has_sinks = bool(self.queues or self.sinks)
         # A bare handler's calls are counted by its caller, one behind checks counts its own.
@@ -123,6 +128,7 @@ class Route:
             for item in listeners
             if item.queue is None and item.inline is None
         )
+        self.has_handlers = bool(self.handlers or self.handler_queues)
 
     def outcome_of(self, event: Event) -> Outcome:
         """
@@ -132,6 +138,10 @@ class Route:
         if isinstance(declared, OutcomeFrom):
             return declared(event)
         return declared or Outcome.unknown
+
+
+def _puts(subscriptions: Iterable[Subscription]) -> tuple[Callable[[Envelope[Event]], None], ...]:
+    return tuple(item.queue.put for item in subscriptions if item.queue is not None)
 
 
 class Routes:

@@ -180,7 +180,7 @@ class Subscription:
         self._handler: Handler = _nothing
         self._watched: Handler = _nothing
         self._errors: Counter[str] = Counter()
-        self._news: deque[str] = deque()
+        self._news: deque[tuple[str, int, bool]] = deque()
         self._last_error: str | None = None
         self._last_success: float | None = None
         self._retry_after = FIRST_RETRY
@@ -231,6 +231,7 @@ class Subscription:
             block_timeout=block_timeout,
             wake=self._wake,
             draining=self.is_draining,
+            unattended=lambda: self._runner is not None and self._runner.is_unattended(),
         )
 
     def use_worker(self, worker: Worker, deliver: Callable[[list[Envelope[Event]]], None]) -> None:
@@ -391,7 +392,7 @@ class Subscription:
         each wait for the other to hear of it.
         """
         while self._news:
-            self._bus.report_failure(self, self._news.popleft())
+            self._bus.report_failure(self.name, *self._news.popleft())
 
     def note(self, error: BaseException) -> None:
         """
@@ -425,7 +426,7 @@ class Subscription:
                 exc_info=error,
             )
         if first or quarantines:
-            self._news.append(kind)
+            self._news.append((kind, self._errors.total(), self.quarantined))
 
     @property
     def has_unreported_drops(self) -> bool:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from harken import Bus, Envelope, Event
 from harken.cli._agent import Agent
 from harken.cli._common import fail, printable
 from harken.cli._summary import Outputs, Story, show_files, show_next, show_tree
+from harken.sinks.prometheus import PrometheusInstrumenter
 
 ADDRESS = "127.0.0.1"
 
@@ -70,14 +70,14 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     except OSError as error:
         fail(f"cannot write to {out}: {error.strerror}; choose another --out", 4)
     outputs, story = Outputs(out), Story()
-    port = _free_port() if serve == 0 else serve
-    bus = _configured(outputs, port)
+    bus = _configured(outputs, serve)
     bus.subscribe(story)
-    if port is not None:
-        click.echo(f"Serving http://{ADDRESS}:{port}/metrics")
+    url = f"http://{ADDRESS}:{_port_of(bus)}/metrics"
+    if serve is not None:
+        click.echo(f"Serving {url}")
     with TemporaryDirectory(prefix="harken-demo-") as scratch, progress(bus, runs):
         _work(Agent(bus, Path(scratch)), runs)
-    if port is None:
+    if serve is None:
         bus.close()
     else:
         bus.flush()
@@ -89,9 +89,9 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     show_files(outputs, bus.health())
     click.echo("\nTry next:")
     show_next(outputs, story)
-    if port is not None:
+    if serve is not None:
         with suppress(KeyboardInterrupt):
-            click.echo(f"\nServing http://{ADDRESS}:{port}/metrics until Ctrl-C.")
+            click.echo(f"\nServing {url} until Ctrl-C.")
             while True:
                 time.sleep(_NAP)
         bus.close()
@@ -132,10 +132,9 @@ def _work(agent: Agent, runs: int) -> None:
         working.result()
 
 
-def _free_port() -> int:
-    with socket.create_server((ADDRESS, 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+def _port_of(bus: Bus) -> int | None:
+    sinks = (subscription.sink for subscription in bus.subscriptions)
+    return next(sink.port for sink in sinks if isinstance(sink, PrometheusInstrumenter))
 
 
 @contextmanager
