@@ -12,7 +12,8 @@ from parse import with_pattern
 from harken import Bus, Event
 from harken.catalog import PrCreated, ToolStarted
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SPAN = "00f067aa0ba902b7"
+"""The caller's span, around what the agent does for it."""
 
 
 class Invoice(Event):
@@ -35,8 +36,8 @@ class InvoiceDisputed(Invoice, name="invoice.disputed", resource="invoice:{invoi
     """
 
 
-def call_tool(bus: Bus, name: str = "search", call_id: str = "") -> None:
-    with bus.operation(ToolStarted(tool_name=name, tool_call_id=call_id)):
+def call_tool(bus: Bus, name: str = "search") -> None:
+    with bus.operation(ToolStarted(tool_name=name)):
         pass
 
 

@@ -16,7 +16,7 @@ from behave.runner import Context
 from parse import with_pattern
 
 import harken
-from harken import Bus, Envelope, Event, FlushReport
+from harken import Bus, FlushReport
 from harken.errors import HarkenError
 from harken.testing import Captured
 
@@ -40,6 +40,8 @@ class Scene(Context):
 
         listener: What the listener hears.
 
+        report: What the last flush said.
+
         error: What stopped the last act; None when nothing did.
 
         ran: The program or the command that ran last.
@@ -51,9 +53,7 @@ class Scene(Context):
     listener: Captured
     error: Exception | None
     ran: subprocess.CompletedProcess[str]
-    envelope: Envelope[Event] | None
     report: FlushReport
-    metrics: str
 
 
 def use(context: Scene, bus: Bus) -> Bus:

@@ -28,11 +28,12 @@ Feature: Nothing is lost at the end of a process
 
   Rule: A child process loses nothing either
 
-    Scenario Outline: A child that was made by <method> writes to the same audit log
+    Scenario Outline: A child that was made by <method> writes to the same audit log and the same log
       Given a program that calls tools in a child made by <method>
       When the program runs
       Then 2 writers have recorded 4 tool calls in the audit log
       And the chain of the audit log is whole
+      And the log tells of 4 tool calls that ended
 
       Examples:
         | method |

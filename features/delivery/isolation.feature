@@ -11,6 +11,13 @@ Feature: An observer never breaks the agent
       Then the agent was not disturbed
       And the working sink hears the tool call
 
+    Scenario: A broken listener harms nobody either
+      Given a bus with a working sink
+      And a listener that fails
+      When the agent calls a tool
+      Then the agent was not disturbed
+      And the working sink hears the tool call
+
     Scenario: The other sinks hear that one has failed
       Given a bus with a working sink and a broken sink
       When the agent opens 3 pull requests

@@ -26,7 +26,7 @@ Feature: A command line that says what is wrong
 
       Examples:
         | setting                        | value   | why                       |
-        | HARKEN_LOG_FORMAT              | xml     | Invalid enum value 'xml'  |
+        | HARKEN_LOG_FORMAT              | xml     | 'xml'                     |
         | HARKEN_METRICS_PROMETHEUS_PORT | 70000   | use 0 to 65535            |
         | HARKEN_TRACES                  | jaeger  | use off, console          |
         | HARKEN_TRACE_SAMPLE_RATIO      | 2       | not between 0 and 1       |

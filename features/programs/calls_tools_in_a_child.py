@@ -11,7 +11,7 @@ from harken.catalog import ToolStarted
 
 
 def configured() -> Bus:
-    return harken.configure(audit_jsonl_path="audit.jsonl", log=False, metrics=False)
+    return harken.configure(audit_jsonl_path="audit.jsonl", log_path="events.log", metrics=False)
 
 
 def call_tools(bus: Bus | None) -> None:

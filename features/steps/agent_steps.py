@@ -231,14 +231,10 @@ def searches(context: Scene, query: str, result: str) -> None:
 # Models, plans, context, credentials.
 
 
-def asks_a_model(context: Scene) -> None:
-    with context.bus.operation(LlmStarted(model="m-1", provider="acme")):
-        pass
-
-
 @when("the agent asks a model and opens a pull request")
 def asks_a_model_and_opens(context: Scene) -> None:
-    asks_a_model(context)
+    with context.bus.operation(LlmStarted(model="m-1", provider="acme")):
+        pass
     open_pull_request(context.bus)
 
 

@@ -54,6 +54,14 @@ def listener_has_heard_and_left(context: Scene) -> None:
     context.subscription.cancel()
 
 
+@given("a listener that fails")
+def listener_that_fails(context: Scene) -> None:
+    def fail(envelope: Envelope[Event]) -> None:
+        raise ValueError("not listening")
+
+    context.bus.subscribe(fail)
+
+
 @given("a listener that pays an invoice as soon as it hears of a pull request")
 def listener_that_pays(context: Scene) -> None:
     context.bus.subscribe(lambda envelope: context.bus.publish(InvoicePaid()), PrCreated)

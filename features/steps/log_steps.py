@@ -29,6 +29,12 @@ def log_holds(context: Scene, expected: list[str]) -> None:
     assert expected == found, found
 
 
+@then("the log tells of {count:d} tool calls that ended")
+def log_tells_of(context: Scene, count: int) -> None:
+    found = [line["event_name"] for line in log_lines(context)]
+    assert count == found.count("tool.completed"), found
+
+
 @then('the line of "{name}" says')
 def line_says(context: Scene, name: str) -> None:
     line = log_line(context, name)

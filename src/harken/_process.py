@@ -17,13 +17,31 @@ if TYPE_CHECKING:
 
 _live: weakref.WeakSet[Bus] = weakref.WeakSet()
 
+# Those that somebody listens to: what is queued there must not go with the last reference.
+_heard: set[Bus] = set()
+
 
 def watch(bus: Bus) -> None:
     """
-    Have *bus* renewed in forked children and closed at the end of this process.
+    Have *bus* renewed in forked children.
     """
     _live.add(bus)
-    _close_with_child(bus)
+
+
+def hold(bus: Bus) -> None:
+    """
+    Keep *bus* until it is closed, at the latest at the end of this process.
+    """
+    if bus not in _heard:
+        _heard.add(bus)
+        _close_with_child(bus)
+
+
+def release(bus: Bus) -> None:
+    """
+    Let *bus* go, which is closed.
+    """
+    _heard.discard(bus)
 
 
 def _close_with_child(bus: Bus) -> None:
@@ -54,13 +72,14 @@ def _finalize_with_child(bus: Bus) -> None:
 
 
 def _close_all() -> None:
-    for bus in tuple(_live):
+    for bus in tuple(_heard):
         bus.close_at_exit()
 
 
 def _renew_all() -> None:
     for bus in tuple(_live):
         bus.after_fork()
+    for bus in tuple(_heard):
         _close_with_child(bus)
 
 

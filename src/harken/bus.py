@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
-from harken._process import watch
+from harken._process import hold, release, watch
 from harken.delivery import (
     Delivery,
     FlushReport,
@@ -482,7 +482,7 @@ class Bus:
             )
             write = batch_writer(subscription, sink.write)
             if chosen == "inline":
-                subscription.inline = Inline(write)
+                subscription.inline = Inline(write, subscription.missed)
             else:
                 subscription.use_queue(**queue)
                 self._drain(subscription, write)
@@ -518,6 +518,7 @@ class Bus:
 
     def _begin(self, subscription: Subscription) -> Subscription:
         self._subscriptions[subscription.name] = subscription
+        hold(self)
         self._dispatch.routes.add(subscription)
         self.refresh()
         return subscription
@@ -647,12 +648,15 @@ class Bus:
                     self._report = self._flush(deadline)
                 for subscription in self.subscriptions:
                     if subscription.queue is not None:
-                        subscription.queue.refuse()
+                        subscription.queue.close()
                 self._stop_workers(deadline)
                 self._close_sinks(deadline)
             finally:
+                release(self)
                 self._closed.set()
-        self._state = state
+        with self._lock:
+            if self._state != "exited":
+                self._state = state
         return self._report
 
     def _stop_workers(self, deadline: float) -> None:
@@ -678,8 +682,9 @@ class Bus:
         def close() -> None:
             try:
                 sink.close(timeout)
-            except Exception as error:
-                # Counted, not told: those who could hear of it are being closed, too.
+            except BaseException as error:
+                # Counted, not told: those who could hear of it are being closed, too. And what
+                # is no Exception must not keep the other sinks from being closed.
                 subscription.note(error)
 
         if subscription.inline is not None:
@@ -753,6 +758,8 @@ class Bus:
         self._routes = {}
         if self._state == "closing":
             self._state = "open"
+        elif self._state != "open":
+            self._closed.set()
 
 
 def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:

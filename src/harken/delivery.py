@@ -239,7 +239,6 @@ class Queue:
         self.capacity_bytes = capacity_bytes
         self.overflow: Overflow = overflow
         self.block_timeout = block_timeout
-        self.drops = Drops()
         self._wake = wake
         self._draining = draining
         self._unattended = unattended
@@ -252,8 +251,10 @@ class Queue:
         # Re-entrant, because a signal handler may publish while this thread is inside put().
         self.lock = threading.RLock()
         self._room = threading.Condition(self.lock)
+        self.drops = Drops()
         self._waiting = 0
         self._refusing = False
+        self._closed = False
         self._items: deque[Envelope[Event] | Marker] = deque()
         self._depth = 0
         self._in_flight = 0
@@ -275,6 +276,9 @@ class Queue:
         """
         size = envelope_size(envelope)
         with self.lock:
+            if self._closed:
+                self.drops.add("shutdown", (envelope.seq,))
+                return
             if (
                 self._depth >= self.capacity
                 or (self.capacity_bytes is not None and self._bytes + size > self.capacity_bytes)
@@ -381,6 +385,14 @@ class Queue:
             return not self._full(size)
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        """
+        Count whatever comes from now on as dropped; what is queued can still be taken.
+        """
+        self.refuse()
+        with self.lock:
+            self._closed = True
 
     def refuse(self) -> None:
         """
@@ -653,10 +665,17 @@ class Inline:
 
     Args:
         write: Hands a batch to the sink; returns what the sink raised instead of raising it.
+
+        missed: Takes note of an envelope that comes after the close.
     """
 
-    def __init__(self, write: Callable[[list[Envelope[Event]]], Exception | None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[list[Envelope[Event]]], Exception | None],
+        missed: Callable[[Envelope[Event]], None],
+    ) -> None:
         self._write = write
+        self._missed = missed
         self.renew()
 
     def renew(self) -> None:
@@ -665,12 +684,16 @@ class Inline:
         """
         self._lock = threading.RLock()
         self._busy = False
+        self._closed = False
         self._interrupting: list[Envelope[Event]] = []
 
     def __call__(self, envelope: Envelope[Event]) -> Exception | None:
         with self._lock:
             if self._busy:
                 self._interrupting.append(envelope)
+                return None
+            if self._closed:
+                self._missed(envelope)
                 return None
             return self._write_all([envelope])
 
@@ -697,6 +720,7 @@ class Inline:
         if not self._lock.acquire(timeout=timeout):
             return False
         try:
+            self._closed = True
             call()
         finally:
             self._lock.release()

@@ -215,7 +215,8 @@ class Operations:
         """
         start = operation.start
         with self._lock:
-            if operation.ended:
+            # A forked child finds its parent's operations in its hands, but not in its table.
+            if id(operation) not in self._open:
                 self._refuse(start.type)
                 return None
             self._remove(operation)

@@ -212,6 +212,13 @@ class Subscription:
         self._handler = handler
         self._watched = watched(self, handler)
 
+    def missed(self, envelope: Envelope[Event]) -> None:
+        """
+        Count an event that came when the bus was closed already.
+        """
+        with self._lock:
+            self.drops.add("shutdown", (envelope.seq,))
+
     def use_queue(
         self,
         *,
@@ -465,8 +472,13 @@ class Subscription:
         for part in (self.queue, self.inline, self._runner):
             if part is not None:
                 part.renew()
+        self.drops = Drops()
         if isinstance(self.sink, SupportsAfterFork):
-            self.sink.after_fork()
+            try:
+                self.sink.after_fork()
+            except Exception as error:
+                # The fork itself has succeeded; the sink's next write shows what is left of it.
+                self.note(error)
 
 
 def _nothing(envelope: Envelope[Event]) -> None:

@@ -31,8 +31,8 @@ KILLED = 128
 """The exit code of a command that a signal killed is this plus the signal's number."""
 
 _ACTOR = re.compile(r"(user|agent|service|system):\S+")
-_ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
-_FORWARDED = (*_ENDINGS, "SIGQUIT", "SIGUSR1", "SIGUSR2")
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (*_ENDINGS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @click.command(name="exec", context_settings={"allow_interspersed_args": False})
@@ -89,7 +89,7 @@ def _configured() -> Bus:
 
 def _who() -> str:
     named = os.environ.get("HARKEN_ACTOR")
-    if named is None:
+    if not named:
         return f"user:{login()}"
     if not _ACTOR.fullmatch(named):
         fail(
@@ -157,15 +157,14 @@ class Child:
     `run()` waits for them: whenever one comes, the record is written.
 
     Attributes:
-        killed_by: The name of the signal that killed the command, if one did.
+        killed_by: The number of the signal that killed the command, if one did.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = tuple(argv)
-        self.killed_by: str | None = None
-        numbers = (getattr(signal, name) for name in _FORWARDED)
+        self.killed_by: int | None = None
         # What was to be ignored from outside, as under nohup, stays ignored.
-        wanted = {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+        wanted = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
         # A signal that nobody handles may be thrown away, even while it is held back.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._awaited = {*wanted, signal.SIGCHLD}
@@ -197,7 +196,7 @@ class Child:
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return code
-        self.killed_by = signal.Signals(-code).name
+        self.killed_by = -code
         return KILLED - code
 
 
