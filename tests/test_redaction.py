@@ -435,5 +435,5 @@ def test_hostile_text_costs_no_more_than_its_length(engine: str, piece: str) -> 
     cost(1000)
     small, large = cost(50_000), cost(200_000)
 
-    # Quadratic work would be sixteen; noise and caches get the room in between.
-    assert large < 11 * max(small, 0.001)
+    # Quadratic work would be sixteen; noise gets the room in between, and twenty milliseconds.
+    assert large < 11 * max(small, 0.02)

@@ -328,6 +328,13 @@ class Queue:
                 self.drops.add("cancelled", [envelope.seq for envelope in unheard])
 
     @property
+    def is_closed(self) -> bool:
+        """
+        Whether nothing is queued any more.
+        """
+        return self._closed
+
+    @property
     def is_busy(self) -> bool:
         """
         Whether a batch is being handed over.

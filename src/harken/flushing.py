@@ -27,7 +27,7 @@ class Place:
         queue = subscription.queue
         if queue is None:
             self._flush_sink()
-        elif subscription.is_draining() or not subscription.is_reachable():
+        elif queue.is_closed or subscription.is_draining() or not subscription.is_reachable():
             # Waiting would be for ourselves, or for a loop that does not run.
             self._reached = not queue.pending
         else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hmac
 import importlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -302,9 +303,8 @@ class Redactor:
         self._allow = frozenset(allow)
         self._hash_key = hash_key
         self._engine: Engine = engine
-        self._find: Callable[[bytes], object] | None = None
         if engine == "re2":
-            self._find = _finder("re2")
+            _finder("re2")
 
     def suspicious(self, line: bytes) -> bool:
         """
@@ -316,9 +316,8 @@ class Redactor:
             return True
         if self._keys and any(key.encode() in line.lower() for key in self._keys):
             return True
-        if self._find is None:
-            self._find = _finder(self._engine)
-        return self._find(line) is not None
+        find = _finders.get(self._engine) or _finder(self._engine)
+        return find(line) is not None
 
     def tree(self, value: JSON, counts: dict[str, int]) -> JSON:
         """
@@ -423,6 +422,19 @@ _COMPILED = (
 
 _finders: dict[Engine, Callable[[bytes], object]] = {}
 _finders_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """
+    Compile anew in a forked child: RE2 holds a lock while it searches, maybe at the fork.
+    """
+    global _finders_lock
+    _finders_lock = threading.Lock()
+    _finders.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _finder(engine: Engine) -> Callable[[bytes], object]:
