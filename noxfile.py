@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import nox
@@ -50,6 +51,11 @@ def reveal_pyenv() -> None:
 
 
 reveal_pyenv()
+
+# A shell starts a job in the background with interrupts ignored, and whoever it starts
+# inherits that; what harken does on an interrupt would then never be seen.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def install(session: nox.Session, group: str, package: str | None = None) -> None:

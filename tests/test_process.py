@@ -52,6 +52,7 @@ class Lines:
         lines = []
         for envelope in batch:
             event = envelope.event
+            assert envelope.body.startswith(b"{")
             which = getattr(event, "number", None)
             if which is None:
                 which = getattr(event, "tool_call_id", None) or getattr(event, "id", None)
