@@ -478,6 +478,34 @@ class TestOverflow:
         assert 1 == before
         assert [1, 3] == [event.count for event in heard.of(EventsDropped)]
 
+    def test_room_for_what_a_dropped_event_publishes(self, bus: Bus) -> None:
+        """
+        What publishes as it is dropped, from its destructor, neither breaks the queue nor
+        stretches its bound.
+        """
+        gated = Gated()
+        bus.attach(gated, Ping, capacity_bytes=4000, capacity=3, name="slow")
+        bus.publish(Ping(number=0))
+        assert gated.entered.wait(PATIENCE)
+        echoed: list[object] = []
+
+        def echo() -> None:
+            echoed.append(bus.publish(Ping(number=9)))
+
+        for number in range(1, 4):
+            bus.publish(Ping(number=number, held=OnRelease(echo)))
+        bus.publish(Ping(number=4, text="x" * 3000))
+        depth = bus.health()["slow"].depth
+        gated.gate.set()
+
+        assert bus.flush()
+        assert 3 == len(echoed)
+        assert None not in echoed
+        assert depth <= 3
+        health = bus.health()["slow"]
+        assert 8 == health.delivered + health.dropped
+        assert len(gated.numbers) == health.delivered
+
 
 class TestBatches:
     @pytest.mark.parametrize("delivery", ["worker", "isolated"])
@@ -666,6 +694,20 @@ class TestOrder:
 
         assert ["deliverytest.ping", "deliverytest.echo"] == written
 
+    def test_endless_recursion(self, bus: Bus, heard: Captured) -> None:
+        """
+        A handler that publishes what it handles ends as its own failure, not the publisher's.
+        """
+        bus.subscribe(lambda e: bus.publish(Ping(number=e.event.number + 1)), Ping, name="endless")
+        envelope = bus.publish(Ping(number=0))
+        after = bus.publish(Echo())
+
+        assert envelope is not None
+        assert after is not None
+        numbers = [event.number for event in heard.of(Ping)]
+        assert list(range(len(numbers))) == numbers
+        assert "RecursionError" in bus.health()["endless"].errors
+
 
 class TestIsolation:
     @pytest.mark.parametrize("delivery", SINK_DELIVERIES)
@@ -750,6 +792,34 @@ class TestIsolation:
         together(lambda: bus.publish(Ping()), lambda: bus.publish(Echo()))
 
         assert {"first", "second"} == {event.sink for event in heard.of(SinkFailed)}
+
+    def test_two_that_publish_in_two_threads(self, bus: Bus) -> None:
+        """
+        Two inline sinks that publish to each other from two threads do not wait for each other.
+        """
+        barrier = threading.Barrier(2)
+        written: dict[str, list[str]] = {"first": [], "second": []}
+
+        class Talking:
+            delivery = "inline"
+
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                for envelope in batch:
+                    if isinstance(envelope.event, (Ping, Echo)):
+                        barrier.wait(PATIENCE)
+                        bus.publish(EventsDropped(sink=self.name))
+                    else:
+                        written[self.name].append(envelope.event.sink)
+
+        bus.attach(Talking("first"), Ping, EventsDropped)
+        bus.attach(Talking("second"), Echo, EventsDropped)
+        together(lambda: bus.publish(Ping()), lambda: bus.publish(Echo()))
+
+        assert {"first": 2, "second": 2} == {name: len(told) for name, told in written.items()}
+        assert {"first", "second"} == set(written["first"]) == set(written["second"])
 
     def test_report_that_fails_is_not_reported(self, bus: Bus) -> None:
         """
@@ -1471,6 +1541,54 @@ class TestInterrupt:
         assert list(range(published)) == own
         assert published + interrupts == health.delivered + health.dropped
         assert len(queued.numbers) == health.delivered
+
+    def test_many_keyboard_interrupts(self, run_python: Callable[..., Any]) -> None:
+        """
+        Wherever in an operation a `KeyboardInterrupt` arrives, the bus goes on: no end is told
+        twice, and every operation that is not being told at that moment gets its end.
+        """
+        done = run_python(
+            """
+import random, signal
+from collections import Counter
+from harken import Bus
+from harken.catalog import ToolStarted
+
+starts, ends = Counter(), Counter()
+
+class Kept:
+    delivery = "inline"
+
+    def write(self, batch):
+        for envelope in batch:
+            count = starts if envelope.outcome is None else ends
+            count[envelope.event.tool_call_id] += 1
+
+bus = Bus()
+bus.attach(Kept())
+random.seed(7)
+interrupts = 0
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+while interrupts < 500:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.0005))
+        while True:
+            with bus.operation(ToolStarted(tool_name="search")):
+                pass
+    except KeyboardInterrupt:
+        interrupts += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+with bus.operation(ToolStarted(tool_name="search", tool_call_id="last")):
+    pass
+bus.close()
+print(starts["last"], ends["last"], max(ends.values()), sum((starts - ends).values()))
+""",
+            env={"COVERAGE_PROCESS_CONFIG": None},
+        )
+
+        first, last, most, lost = map(int, done.stdout.split())
+        assert (1, 1, 1) == (first, last, most)
+        assert lost < 500 / 5
 
     def test_signal_during_the_very_first_publish(self, run_python: Callable[..., Any]) -> None:
         """
@@ -2204,6 +2322,40 @@ class TestLoop:
         assert "loop" == bus.subscribe(Handler(), Ping).delivery
         publish(bus, 1)
         assert [1] == handled
+
+
+class TestNested:
+    def test_worker_whose_handler_publishes_to_a_busy_sink(self, bus: Bus) -> None:
+        """
+        An inline sink that publishes to a full queue, and a handler behind that queue that
+        publishes to the sink, do not wait for each other for ever.
+        """
+        kept: list[str] = []
+        entered = threading.Event()
+
+        class Talking:
+            delivery = "inline"
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                for envelope in batch:
+                    kept.append(envelope.name)
+                    if isinstance(envelope.event, DeployStarted):
+                        for number in range(4):
+                            bus.publish(Ping(number=number))
+                            entered.wait(PATIENCE)
+
+        def handle(envelope: Envelope[Ping]) -> None:
+            entered.set()
+            bus.publish(Echo(number=envelope.event.number))
+
+        bus.attach(Talking())
+        subscribe(bus, handle, "worker", capacity=1, overflow="block")
+        together(lambda: bus.publish(DeployStarted(deploy_id="d")))
+
+        assert bus.flush()
+        dropped = bus.health()["it"].dropped
+        assert 4 == kept.count("deliverytest.ping")
+        assert 4 - dropped == kept.count("deliverytest.echo")
 
 
 class TestRaces:

@@ -94,13 +94,18 @@ class Folder:
         path.write_text(textwrap.dedent(source))
         return path
 
-    def run(self, source: str, *, returncode: int = 0) -> str:
+    def run(self, source: str, *, returncode: int = 0, measured: bool = True) -> str:
         """
         Run a program to its end, and return what it printed.
+
+        Not *measured* is one that forks while its other threads run: coverage has a lock in
+        Python that it does not renew in the child.
         """
+        coverage = () if measured else ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
         done = subprocess.run(
             [sys.executable, str(self.program(source))],
             cwd=self.path,
+            env={name: value for name, value in os.environ.items() if name not in coverage},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -763,6 +768,49 @@ class TestFork:
         )
 
         assert Counter({0: 1, 2: 1, 3: 1}) == folder.pings()
+
+    def test_while_others_publish(self, folder: Folder) -> None:
+        """
+        A child that is forked while other threads publish, from the first event on, has its own
+        events written and ends.
+        """
+        printed = folder.run(
+            """
+            import sys, threading
+            from procapp import *
+
+            bus = Bus()
+            bus.attach(Lines("lines.txt"))
+            bus.attach(Lines("inline.txt", "inline"))
+            over = False
+
+            def run():
+                while not over:
+                    bus.publish(Ping(number=-1))
+
+            threads = [threading.Thread(target=run) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for number in range(25):
+                if os.fork() == 0:
+                    bus.publish(Ping(number=number))
+                    with bus.operation(ToolStarted(tool_name="search", tool_call_id=f"{number}")):
+                        pass
+                    bus.subscribe(print, ToolStarted).cancel()
+                    sys.exit(0 if bus.close() else 1)
+                print(os.wait()[1])
+            over = True
+            for thread in threads:
+                thread.join()
+            """,
+            measured=False,
+        )
+
+        assert ["0"] * 25 == printed.split()
+        for name in ("lines.txt", "inline.txt"):
+            lines = folder.lines(name)
+            own = Counter(line.which for line in lines if line.which != "-1")
+            assert {f"{number}": 3 for number in range(25)} == own
 
 
 class TestSigterm:

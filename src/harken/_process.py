@@ -10,12 +10,14 @@ import sys
 import weakref
 from typing import TYPE_CHECKING
 
+from harken.delivery import forget_threads
 from harken.event import on_terminal_declared
 
 if TYPE_CHECKING:
     from harken.bus import Bus
 
-_live: weakref.WeakSet[Bus] = weakref.WeakSet()
+# By id(): what tuple() makes of its values is complete, whatever other threads add meanwhile.
+_live: dict[int, weakref.ref[Bus]] = {}
 
 # Those that somebody listens to: what is queued there must not go with the last reference.
 _heard: set[Bus] = set()
@@ -25,7 +27,12 @@ def watch(bus: Bus) -> None:
     """
     Have *bus* renewed in forked children.
     """
-    _live.add(bus)
+    key = id(bus)
+    _live[key] = weakref.ref(bus, lambda _: _live.pop(key, None))
+
+
+def _buses() -> list[Bus]:
+    return [bus for reference in tuple(_live.values()) if (bus := reference()) is not None]
 
 
 def hold(bus: Bus) -> None:
@@ -77,14 +84,15 @@ def _close_all() -> None:
 
 
 def _renew_all() -> None:
-    for bus in tuple(_live):
+    forget_threads()
+    for bus in _buses():
         bus.after_fork()
     for bus in tuple(_heard):
         _close_with_child(bus)
 
 
 def _refresh_all() -> None:
-    for bus in tuple(_live):
+    for bus in _buses():
         bus.refresh()
 
 

@@ -12,6 +12,7 @@ import threading
 import time as time_
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from harken._process import hold, release, watch
@@ -517,6 +518,7 @@ class Bus:
         )
 
     def _begin(self, subscription: Subscription) -> Subscription:
+        _load()
         self._subscriptions[subscription.name] = subscription
         hold(self)
         self._dispatch.routes.add(subscription)
@@ -687,10 +689,13 @@ class Bus:
                 # is no Exception must not keep the other sinks from being closed.
                 subscription.note(error)
 
+        closed = True
         if subscription.inline is not None:
-            return subscription.inline.close(close, timeout)
-        close()
-        return True
+            closed = subscription.inline.close(close, timeout)
+        else:
+            close()
+        subscription.log()
+        return closed
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -760,6 +765,16 @@ class Bus:
             self._state = "open"
         elif self._state != "open":
             self._closed.set()
+
+
+def _load() -> None:
+    """
+    Import what publishing to somebody needs, on the thread that subscribes.
+
+    An import that another thread is in the middle of at a fork would never end in the child.
+    """
+    for name in ("harken.body", "harken.redaction", "harken.catalog.observation"):
+        import_module(name)
 
 
 def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:

@@ -5,13 +5,14 @@ How envelopes reach subscribers: bounded queues, the threads that drain them, fl
 from __future__ import annotations
 
 import contextvars
-import logging
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import msgspec
@@ -36,7 +37,8 @@ LINGER = 0.005
 ENVELOPE_BYTES = 256
 """What an envelope itself counts against a queue's bound in bytes, besides its payload."""
 
-_log = logging.getLogger("harken")
+_writing: set[int] = set()
+"""The threads that are inside an inline sink now, by `threading.get_ident()`."""
 
 
 class Sink(Protocol):
@@ -275,6 +277,9 @@ class Queue:
             QueueFullError: The policy is ``raise`` and there is no room.
         """
         size = envelope_size(envelope)
+        # Held until the lock is released: letting go of an event may run a destructor that
+        # publishes.
+        dropped: list[Envelope[Event]] = []
         with self.lock:
             if self._closed:
                 self.drops.add("shutdown", (envelope.seq,))
@@ -282,7 +287,7 @@ class Queue:
             if (
                 self._depth >= self.capacity
                 or (self.capacity_bytes is not None and self._bytes + size > self.capacity_bytes)
-            ) and not self._make_room(envelope, size):
+            ) and not self._make_room(envelope, size, dropped):
                 return
             empty = not self._items
             self._items.append(envelope)
@@ -362,11 +367,13 @@ class Queue:
         bound = self.capacity_bytes
         return bound is not None and self._depth > 0 and self._bytes + size > bound
 
-    def _make_room(self, envelope: Envelope[Event], size: int) -> bool:
+    def _make_room(
+        self, envelope: Envelope[Event], size: int, dropped: list[Envelope[Event]]
+    ) -> bool:
         if not self._full(size):
             return True
         if self.overflow == "drop_oldest":
-            self._drop_oldest(size)
+            self._drop_oldest(size, dropped)
             return True
         if self.overflow == "raise":
             self.drops.add("queue_full", (envelope.seq,))
@@ -378,6 +385,8 @@ class Queue:
             self.overflow == "block"
             and not self._refusing
             and not self._draining()
+            # Whoever makes room may be waiting for the sink that this thread is inside of.
+            and get_ident() not in _writing
             and self._wait_for_room(size)
         ):
             return True
@@ -409,20 +418,19 @@ class Queue:
             self._refusing = True
             self._room.notify_all()
 
-    def _drop_oldest(self, size: int) -> None:
-        dropped: list[int] = []
+    def _drop_oldest(self, size: int, dropped: list[Envelope[Event]]) -> None:
         markers: list[Marker] = []
         while self._full(size):
             item = self._items.popleft()
             if isinstance(item, Marker):
                 markers.append(item)
                 continue
-            dropped.append(item.seq)
+            dropped.append(item)
             self._depth -= 1
             self._bytes -= envelope_size(item)
         # What stood before these markers is gone, so they stay at the front.
         self._items.extendleft(reversed(markers))
-        self.drops.add("queue_full", dropped)
+        self.drops.add("queue_full", [envelope.seq for envelope in dropped])
 
 
 def envelope_size(envelope: Envelope[Event]) -> int:
@@ -666,9 +674,9 @@ class Inline:
     """
     Calls a sink within `Bus.publish()`, one thread at a time.
 
-    A publish that interrupts the same thread inside the sink (a signal handler, a destructor)
-    must neither deadlock nor be lost: it waits in line and is written before the interrupted
-    call returns.
+    A publish from inside a sink must neither deadlock nor be lost, whether it interrupts the
+    sink (a signal handler, a destructor) or the sink itself publishes. Where the sink that it
+    goes to is busy, it waits in line there, and is written before the busy call returns.
 
     Args:
         write: Hands a batch to the sink; returns what the sink raised instead of raising it.
@@ -690,34 +698,69 @@ class Inline:
         Begin anew, as in a forked child.
         """
         self._lock = threading.RLock()
-        self._busy = False
+        self._writer = 0
         self._closed = False
-        self._interrupting: list[Envelope[Event]] = []
+        self._in_line: deque[Envelope[Event]] = deque()
 
     def __call__(self, envelope: Envelope[Event]) -> Exception | None:
+        if self._writer:
+            me = get_ident()
+            if self._writer == me:
+                self._in_line.append(envelope)
+                return None
+            if me in _writing:
+                # To wait here, inside another sink, could be to wait for each other.
+                self._in_line.append(envelope)
+                return self._serve()
         with self._lock:
-            if self._busy:
-                self._interrupting.append(envelope)
-                return None
-            if self._closed:
-                self._missed(envelope)
-                return None
-            return self._write_all([envelope])
+            error = self._write_all([envelope])
+        return self._serve() or error if self._in_line else error
+
+    def _serve(self) -> Exception | None:
+        """
+        Write what is in line, unless somebody is at it, who then does.
+        """
+        error: Exception | None = None
+        while self._in_line and self._lock.acquire(blocking=False):
+            try:
+                error = self._write_all(self._take()) or error
+            finally:
+                self._lock.release()
+        return error
+
+    def _take(self) -> list[Envelope[Event]]:
+        taken: list[Envelope[Event]] = []
+        # A signal handler that publishes here may take them first.
+        with suppress(IndexError):
+            while True:
+                taken.append(self._in_line.popleft())
+        return taken
 
     def _write_all(self, batch: list[Envelope[Event]]) -> Exception | None:
         error: Exception | None = None
+        me = get_ident()
+        nested = me in _writing
         while batch:
-            self._busy = True
+            if self._closed:
+                for envelope in batch:
+                    self._missed(envelope)
+                return error
             try:
+                self._writer = me
+                _writing.add(me)
                 error = self._write(batch) or error
             except BaseException:
                 # What interrupted the sink may have published before it raised.
-                self._busy = False
-                late, self._interrupting = self._interrupting, []
-                self._write_all(late)
+                self._writer = 0
+                self._write_all(self._take())
                 raise
-            self._busy = False
-            batch, self._interrupting = self._interrupting, []
+            finally:
+                self._writer = 0
+                if not nested:
+                    _writing.discard(me)
+            if not self._in_line:
+                return error
+            batch = self._take()
         return error
 
     def close(self, call: Callable[[], None], timeout: float) -> bool:
@@ -732,3 +775,10 @@ class Inline:
         finally:
             self._lock.release()
         return True
+
+
+def forget_threads() -> None:
+    """
+    Take no thread to be inside a sink any more, as in a forked child, where none is.
+    """
+    _writing.clear()

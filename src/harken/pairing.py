@@ -57,7 +57,6 @@ class Open:
         self.key = key
         self.managed = False
         self.decided: Ending | None = None
-        self.ended = False
         self.announced = False
         self.waiting: Envelope[Event] | None = None
         self.close_at: float | None = None
@@ -113,6 +112,9 @@ class Operations:
         self._by_key: dict[tuple[Any, ...], list[Open]] = {}
         self._recent: OrderedDict[tuple[Any, ...], None] = OrderedDict()
         self._early: dict[tuple[Any, ...], Early] = {}
+        # Ends that were decided and not yet handed over. What interrupts this very moment
+        # (KeyboardInterrupt) leaves them here, for the close.
+        self._due: dict[int, tuple[Open, Envelope[Event]]] = {}
         self._timer: threading.Timer | None = None
         self._closing = False
 
@@ -160,23 +162,31 @@ class Operations:
         operation.managed = managed
         with self._lock:
             self._add(operation)
-            early = self._take_early(operation)
+            operation.waiting = self._take_early(operation)
             evicted = next(iter(self._open.values())) if len(self._open) > MAX_OPEN else None
-        route = self._dispatch.routes.find(type(event))
-        try:
-            errors = self._dispatch.to_sinks(route, start) or []
-        finally:
-            # Also when something interrupts the sinks: the end must not wait for ever.
-            with self._lock:
-                operation.announced = True
-                waiting, operation.waiting = operation.waiting, None
-        errors += self._dispatch.to_handlers(route, start) or []
-        for envelope in (waiting, early):
-            if envelope is not None:
-                errors += self._hand_over(envelope)
+        errors = self._tell_start(operation)
         if evicted is not None:
             self._close(evicted, Outcome.orphaned)
         return operation, errors
+
+    def _tell_start(self, operation: Open) -> Errors:
+        start = operation.start
+        route = self._dispatch.routes.find(start.type.cls)
+        errors: Errors = []
+        # An end that comes meanwhile waits, but not for ever when something interrupts this.
+        end: Envelope[Event] | None = None
+        try:
+            try:
+                errors += self._dispatch.to_sinks(route, start) or []
+            finally:
+                with self._lock:
+                    operation.announced = True
+                    end, operation.waiting = operation.waiting, None
+            errors += self._dispatch.to_handlers(route, start) or []
+        finally:
+            if end is not None:
+                errors += self._hand_over(end)
+        return errors
 
     def publish_end(self, event: Event, options: Options) -> Envelope[Event] | None:
         """
@@ -189,22 +199,23 @@ class Operations:
         scope = current()
         key = key_of(info, event, scope)
         assert info.ends is not None
+        envelope: Envelope[Event] | None = None
         with self._lock:
             operation = self._match(info.ends, key, scope)
-            if operation is None:
-                address = (info.ends, key, scope.run_id)
-                if key is not None and (address in self._recent or address in self._early):
-                    self._refuse(info)
-                    return None
+            address = (info.ends, key, scope.run_id)
+            if operation is not None:
+                end = self._stamp_end(event, operation.start.scope, operation, options)
+                envelope = self._settle(operation, end)
+            elif key is None or not (address in self._recent or address in self._early):
                 envelope = self._stamp_end(event, scope, None, options)
                 if key is not None and not self._closing:
                     envelope.snapshot()
                     self._early[address] = Early(envelope)
                     self._arm()
                     return envelope
-            else:
-                self._remove(operation)
-                envelope = self._stamp_end(event, operation.start.scope, operation, options)
+        if envelope is None:
+            self._refuse(info)
+            return None
         errors = self._finish(operation, envelope)
         raise_for(envelope, errors)
         return envelope
@@ -214,21 +225,23 @@ class Operations:
         End *operation* as decided; None when it had ended already.
         """
         start = operation.start
+        envelope: Envelope[Event] | None = None
         with self._lock:
             # A forked child finds its parent's operations in its hands, but not in its table.
-            if id(operation) not in self._open:
-                self._refuse(start.type)
-                return None
-            self._remove(operation)
-            envelope = self._dispatch.stamp(
-                terminal_event(start, ending, duration_ms=self._elapsed_ms(start)),
-                start.scope,
-                outcome=ending.outcome,
-                started=start,
-                audit=options.audit,
-                attributes=_with_word(options.attributes, ending),
-                error_type=error_type(ending.error),
-            )
+            if id(operation) in self._open:
+                end = self._dispatch.stamp(
+                    terminal_event(start, ending, duration_ms=self._elapsed_ms(start)),
+                    start.scope,
+                    outcome=ending.outcome,
+                    started=start,
+                    audit=options.audit,
+                    attributes=_with_word(options.attributes, ending),
+                    error_type=error_type(ending.error),
+                )
+                envelope = self._settle(operation, end)
+        if envelope is None:
+            self._refuse(start.type)
+            return None
         errors = self._finish(operation, envelope)
         raise_for(envelope, errors)
         return envelope
@@ -252,8 +265,13 @@ class Operations:
             self._closing = True
             if self._timer is not None:
                 self._timer.cancel()
+            due, self._due = list(self._due.values()), {}
+            for operation, _ in due:
+                self._remove(operation)
             left = list(self._open.values())
         self.release_early()
+        for _, envelope in due:
+            self._hand_over(envelope)
         for operation in reversed(left):
             self._close(operation, operation.close_as)
 
@@ -280,13 +298,28 @@ class Operations:
             causes=options.causes,
         )
 
+    def _settle(self, operation: Open, end: Envelope[Event]) -> Envelope[Event] | None:
+        """
+        Make *end* the one end of *operation*; None when a signal handler has ended it while
+        the end was being built.
+        """
+        if id(operation) not in self._open:
+            return None
+        self._due[id(operation)] = (operation, end)
+        self._remove(operation)
+        return end
+
     def _finish(self, operation: Open | None, envelope: Envelope[Event]) -> Errors:
         if operation is not None:
             with self._lock:
                 if not operation.announced:
                     operation.waiting = envelope
+                    del self._due[id(operation)]
                     return []
                 self._give_grace(operation, envelope)
+                if self._due.pop(id(operation), None) is None:
+                    # The bus was closed meanwhile, and has handed it over.
+                    return []
         return self._hand_over(envelope)
 
     def _hand_over(self, envelope: Envelope[Event]) -> Errors:
@@ -295,8 +328,11 @@ class Operations:
         return errors + (self._dispatch.to_handlers(route, envelope) or [])
 
     def _refuse(self, info: EventType) -> None:
-        self.refused += 1
-        if self.refused == 1:
+        with self._lock:
+            self.refused += 1
+            is_first = self.refused == 1
+        # Not under the lock: whoever handles the log may publish.
+        if is_first:
             _log.warning(
                 "a second end of an operation (%s) was refused; further ones are only counted",
                 info.name,
@@ -308,7 +344,6 @@ class Operations:
         self._recent.pop(operation.address, None)
 
     def _remove(self, operation: Open) -> None:
-        operation.ended = True
         self._open.pop(id(operation), None)
         same = self._by_key.get(operation.address[:2], [])
         if operation in same:

@@ -181,6 +181,7 @@ class Subscription:
         self._watched: Handler = _nothing
         self._errors: Counter[str] = Counter()
         self._news: deque[tuple[str, int, bool]] = deque()
+        self._unlogged: deque[BaseException] = deque()
         self._last_error: str | None = None
         self._last_success: float | None = None
         self._retry_after = FIRST_RETRY
@@ -393,17 +394,18 @@ class Subscription:
 
     def report(self) -> None:
         """
-        Publish which failures are news, if any.
+        Log and publish which failures are news, if any.
 
         Never called while a sink's lock is held: two sinks that fail at the same time would
         each wait for the other to hear of it.
         """
+        self.log()
         while self._news:
             self._bus.report_failure(self.name, *self._news.popleft())
 
     def note(self, error: BaseException) -> None:
         """
-        Count what the subscriber raised, and log it once for each kind.
+        Count what the subscriber raised; `report()` tells of it.
         """
         kind = type(error).__name__
         with self._lock:
@@ -425,15 +427,26 @@ class Subscription:
         if is_news:
             self._bus.refresh()
         if first:
+            self._unlogged.append(error)
+        if first or quarantines:
+            self._news.append((kind, self._errors.total(), self.quarantined))
+
+    def log(self) -> None:
+        """
+        Log what was raised for the first time, if anything.
+
+        Never called while a sink's lock is held, as `report()`: whoever handles the log may
+        publish.
+        """
+        while self._unlogged:
+            error = self._unlogged.popleft()
             _log.error(
                 "%s failed with %s; the other subscribers are not affected, and further failures "
                 "of this kind are only counted",
                 self.name,
-                kind,
+                type(error).__name__,
                 exc_info=error,
             )
-        if first or quarantines:
-            self._news.append((kind, self._errors.total(), self.quarantined))
 
     @property
     def has_unreported_drops(self) -> bool:
@@ -479,6 +492,7 @@ class Subscription:
             except Exception as error:
                 # The fork itself has succeeded; the sink's next write shows what is left of it.
                 self.note(error)
+                self.log()
 
 
 def _nothing(envelope: Envelope[Event]) -> None:
