@@ -133,15 +133,23 @@ class TestSources:
         [
             ({}, {"audit_path": "x"}, "keyword argument: there is no setting 'audit_path'; did"),
             ({}, {"zzz": 1}, "there is no setting 'zzz'; settings are audit, audit_jsonl_path"),
-            ({}, {"metrics_prometheus_port": "9464"}, "keyword argument: Expected `int | null`"),
-            ({"HARKEN_LOG_FORMAT": "xml"}, {}, "HARKEN_LOG_FORMAT: Invalid enum value 'xml'"),
+            ({}, {"metrics_prometheus_port": "9464"}, "metrics_prometheus_port='9464' is not"),
+            (
+                {"HARKEN_LOG_FORMAT": "xml"},
+                {},
+                "HARKEN_LOG_FORMAT: log_format='xml' is not understood; use json, text",
+            ),
             ({"HARKEN_METRICS_PROMETHEUS_PORT": "http"}, {}, "HARKEN_METRICS_PROMETHEUS_PORT: "),
             ({"HARKEN_METRICS_PROMETHEUS_PORT": "70000"}, {}, "70000 is no port; use 0 to 65535"),
             ({"HARKEN_TRACE_SAMPLE_RATIO": "2"}, {}, "2.0 is not between 0 and 1"),
             ({"HARKEN_AUDIT_MAX_BYTES": "0"}, {}, "audit_max_bytes=0 must be positive"),
             ({"HARKEN_TRACES": "jaeger"}, {}, "'jaeger' is unknown; use off, console, file:PATH"),
             ({"HARKEN_TRACES": "file:"}, {}, "names no file"),
-            ({"HARKEN_CAPTURE_CONTENT": "pictures"}, {}, "HARKEN_CAPTURE_CONTENT: Invalid enum"),
+            (
+                {"HARKEN_CAPTURE_CONTENT": "pictures"},
+                {},
+                "use arguments, result, text, thinking, messages",
+            ),
             ({"HARKEN_CONFIG": "/nowhere/harken.toml"}, {}, "HARKEN_CONFIG=/nowhere/harken.toml: "),
         ],
     )
@@ -152,6 +160,17 @@ class TestSources:
         with pytest.raises(SettingsError) as caught:
             Settings.load(environ=environ, **given)
         assert message in str(caught.value)
+
+    def test_none_is_an_answer(self) -> None:
+        """
+        None as keyword takes back what the environment says.
+        """
+        environ = {"HARKEN_METRICS_PROMETHEUS_PORT": "9464", "HARKEN_SERVICE_NAME": "billing"}
+        settings = Settings.load(
+            environ=environ, metrics_prometheus_port=None, service_name=None, traces=None
+        )
+
+        assert Settings(service_name="harken", traces="off") == settings
 
     def test_malformed_file(self, tmp_path: Path) -> None:
         """
@@ -473,6 +492,26 @@ class TestConfigure:
 
         assert done.stdout.startswith("TraceExporterError")
         assert "harken[otlp]" in done.stdout
+
+    def test_otlp_asked_of_all_programs(
+        self, run_python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        """
+        Without the extra, a collector that only the environment names costs one loud line.
+        """
+        code = textwrap.dedent("""
+            import sys
+            sys.modules["opentelemetry.exporter.otlp.proto.http.trace_exporter"] = None
+            import harken
+            bus = harken.configure(audit_jsonl_path="audit.jsonl", log_path="events.log")
+            print(*bus.health())
+        """)
+        done = run_python(code, env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
+
+        assert ["AuditLog", "PrometheusInstrumenter", "LogHandler"] == done.stdout.split()
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("there are no traces: spans cannot be sent by OTLP: ")
+        assert line.endswith("install harken[otlp]")
 
 
 class TestSigterm:

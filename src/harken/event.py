@@ -451,7 +451,9 @@ def find(name: str, /) -> type[Event]:
         return _by_name[name]
     except KeyError:
         near = difflib.get_close_matches(name, _by_name, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see `harken catalog`"
+        hint = "see `harken catalog`, or import the module that declares it"
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
         raise UnknownEventError(f"no event type is called {name!r}; {hint}") from None
 
 

@@ -14,14 +14,14 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from harken.bus import Bus
 from harken.delivery import Sink
-from harken.errors import SettingsError
+from harken.errors import SettingsError, TraceExporterError
 from harken.event import ContentKind, Event, find
 from harken.subscription import Subscription
 
@@ -144,22 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 came from.
         """
         environ = os.environ if environ is None else environ
-        settings: dict[str, Any] = {}
-        for source, values in (
-            *_from_file(environ.get(f"{PREFIX}CONFIG")),
-            *_from_environment(environ),
-        ):
-            settings |= _checked(values, source, strict=False)
-        settings |= _checked(
-            {name: value for name, value in given.items() if value is not None},
-            "keyword argument",
-            strict=True,
-        )
-        settings.setdefault("service_name", environ.get("OTEL_SERVICE_NAME") or "harken")
-        settings.setdefault("traces", _default_traces(environ))
-        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            settings["traces"] = "off"
-        return cls(**settings)
+        return _completed(_given(environ, given), environ)
 
     def audit_path(self, environ: Mapping[str, str] | None = None) -> Path:
         """
@@ -181,6 +166,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 ) from error
         service = (self.service_name or "harken").replace(os.sep, "_").lstrip(".") or "harken"
         return Path(folder) / service / "audit.jsonl"
+
+
+def _given(environ: Mapping[str, str], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return what somebody has said, without the defaults.
+    """
+    settings: dict[str, Any] = {}
+    for source, values in (
+        *_from_file(environ.get(f"{PREFIX}CONFIG")),
+        *_from_environment(environ),
+    ):
+        settings |= _checked(values, source, strict=False)
+    return settings | _checked(keywords, "keyword argument", strict=True)
+
+
+def _completed(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    settings = dict(given)
+    if settings.get("service_name") is None:
+        settings["service_name"] = environ.get("OTEL_SERVICE_NAME") or "harken"
+    if settings.get("traces") is None:
+        settings["traces"] = _default_traces(environ)
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        settings["traces"] = "off"
+    return Settings(**settings)
 
 
 def _default_traces(environ: Mapping[str, str]) -> str:
@@ -230,21 +239,31 @@ def _switch(text: str, kind: Any) -> Any:
 
 
 def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
-    fields = [field.name for field in msgspec.structs.fields(Settings)]
-    for name in values:
+    fields = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(fields)}"
             raise SettingsError(f"{source}: there is no setting {name!r}; {hint}")
-    plain = {
-        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
-    }
-    try:
-        settings = msgspec.convert(plain, Settings, strict=strict)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {error}") from error
-    _check_ranges(settings, source)
-    return {name: getattr(settings, name) for name in values}
+        plain = str(value) if isinstance(value, Path) else value
+        try:
+            checked[name] = msgspec.convert(plain, fields[name], strict=strict)
+        except msgspec.ValidationError as error:
+            words = _words(fields[name])
+            hint = f"; use {', '.join(words)}" if words else f" ({error})"
+            raise SettingsError(f"{source}: {name}={value!r} is not understood{hint}") from error
+    _check_ranges(Settings(**checked), source)
+    return checked
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """
+    Return the words that a field of this type admits; none when it admits any.
+    """
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return next(filter(None, map(_words, get_args(kind))), ())
 
 
 def _check_ranges(settings: Settings, source: str) -> None:
@@ -280,7 +299,7 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
     Args:
         bus: By default a new one.
 
-        settings: The fields of `Settings`; they win over environment and file.
+        settings: The fields of `Settings`; they win over environment and file, also when None.
 
     Returns:
         The bus.
@@ -292,11 +311,13 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
 
         MetricsServerError: The metrics port cannot be served; nothing is attached.
 
-        TraceExporterError: The trace exporter cannot be made; nothing is attached.
+        TraceExporterError: The trace exporter that a setting asks for cannot be made; nothing is
+            attached. Where only ``OTEL_EXPORTER_OTLP_ENDPOINT`` asks for it, an error is logged.
 
         LoggingError: The application's logging is configured already; nothing is attached.
     """
-    chosen = Settings.load(**settings)
+    given = _given(os.environ, settings)
+    chosen = _completed(given, os.environ)
     # Found first: a type that is misspelt must not leave half of the sinks behind.
     named = _named_types(chosen.log_levels)
     if bus is None:
@@ -305,7 +326,14 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
     bus.configure(capture_content=chosen.capture_content, audit_types=chosen.audit_types)
     sinks: list[tuple[Sink, tuple[type[Event], ...]]] = []
     try:
-        sinks.extend((make(chosen), types) for make, types in _wanted(chosen, named))
+        for make, types in _wanted(chosen, named):
+            try:
+                sinks.append((make(chosen), types))
+            except TraceExporterError as error:
+                # Whoever set up the collector for all programs did not ask this one.
+                if given.get("traces") is not None:
+                    raise
+                _log.error("there are no traces: %s", error)
         if chosen.log_application:
             _configure_application(chosen)
     except BaseException:

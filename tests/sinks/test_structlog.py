@@ -739,7 +739,7 @@ class TestFile:
         """
         A path that cannot be opened is reported when the sink is made.
         """
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(SettingsError, match=r"No such file or directory; make the folder"):
             LogHandler(path=tmp_path / "none" / "events.log")
 
     def test_follows_logrotate(self, tmp_path):

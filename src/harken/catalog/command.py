@@ -90,7 +90,8 @@ class CommandCompleted(
     Attributes:
         params: The arguments by name. Digest and size are filled in, after redaction.
 
-        exit_code: None when the command did not come to exit by itself.
+        exit_code: What its caller saw: 128 and the number of the signal that killed it, if one
+            did; None when nobody saw any.
 
         ok: Whether it did what it was asked to; it decides the outcome.
 

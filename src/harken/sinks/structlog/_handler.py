@@ -54,9 +54,8 @@ class LogHandler:
         service_name: The value of ``service.name``, left out when None.
 
     Raises:
-        SettingsError: A format or a level is unknown, or *stream* and *path* are both given.
-
-        OSError: The file at *path* cannot be opened.
+        SettingsError: A format or a level is unknown, *stream* and *path* are both given, or the
+            file at *path* cannot be opened.
 
     .. versionadded:: 0.1.0
     """

@@ -9,6 +9,8 @@ import sys
 import threading
 from typing import Protocol, TextIO
 
+from harken.errors import SettingsError
+
 
 class Output(Protocol):
     """
@@ -107,7 +109,7 @@ class FileOutput:
         path: The file; its folder must exist.
 
     Raises:
-        OSError: The file cannot be opened.
+        SettingsError: The file cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -115,7 +117,13 @@ class FileOutput:
         self._lock = threading.Lock()
         self._torn = False
         self._closed = False
-        self._fd = self._open()
+        try:
+            self._fd = self._open()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot log to {self._path}: {error.strerror}; make the folder, or choose "
+                "another log_path"
+            ) from error
 
     def coloured(self) -> bool:
         """
