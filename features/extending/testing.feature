@@ -33,3 +33,43 @@ Feature: Tests of your own
         """
       When the author runs the test with pytest
       Then 1 test has passed
+
+    Scenario: Features of the author's own speak of what was published
+      Given the author's file "environment.py"
+        """
+        from harken import Bus
+        from harken.testing.steps import listen
+
+        def before_scenario(context, scenario):
+            listen(context, Bus())
+        """
+      And the author's file "steps/agent_steps.py"
+        """
+        import harken.testing.steps
+        from behave import when
+        from harken.catalog import ToolStarted
+
+        @when("the agent searches for {words}")
+        def searches(context, words):
+            arguments = {"q": words}
+            with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)) as op:
+                op.complete(result_size=3)
+        """
+      And the author's file "agent.feature"
+        """
+        Feature: The agent
+          Scenario: It finds what it is asked for
+            When the agent searches for disk full
+            Then these events were published
+              | name           |
+              | tool.started   |
+              | tool.completed |
+            And "tool.completed" was published
+              | tool_name   | search  |
+              | result_size | 3       |
+              | outcome     | success |
+            And "tool.failed" was not published
+            And every operation has ended
+        """
+      When the author runs these features with Behave
+      Then 5 steps have passed

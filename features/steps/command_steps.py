@@ -102,6 +102,24 @@ def test_has_passed(context: Scene, count: int) -> None:
     assert f"{count} passed" in context.ran.stdout, context.ran.stdout
 
 
+@given("the author's file {path:Files}")
+def authors_file(context: Scene, path: str) -> None:
+    file = context.folder / "features" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(context.text)
+
+
+@when("the author runs these features with Behave")
+def author_runs_behave(context: Scene) -> None:
+    run(context, sys.executable, "-m", "behave", "--no-color")
+
+
+@then("{count:d} steps have passed")
+def steps_have_passed(context: Scene, count: int) -> None:
+    assert 0 == context.ran.returncode, context.ran.stdout
+    assert f"{count} steps passed" in context.ran.stdout, context.ran.stdout
+
+
 @then("the program prints")
 def program_prints(context: Scene) -> None:
     assert f"{context.text}\n" == context.ran.stdout, context.ran.stdout

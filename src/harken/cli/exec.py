@@ -49,7 +49,8 @@ def command(
     CMD runs as it would without harken: same input and output, same signals, same exit code. The
     audit log gets one `command.completed` with its arguments (secrets taken out), exit code and
     duration, however it ends, unless HARKEN_AUDIT=off; other sinks get what the HARKEN_*
-    variables say, but nothing is logged on standard error. The trace goes on in CMD through TRACEPARENT and TOOL_TRACE_ID.
+    variables say, but nothing is logged on standard error. The trace goes on in CMD through
+    TRACEPARENT and TOOL_TRACE_ID.
 
     The actor is --actor, else HARKEN_ACTOR, else the user who is logged in.
 
