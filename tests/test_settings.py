@@ -396,7 +396,9 @@ class TestConfigure:
         bus.close()
 
         assert [("llm.chunk", "debug")] == [
-            (line["event_name"], line["level"]) for line in lines(tmp_path / "events.log")
+            (line["event_name"], line["level"])
+            for line in lines(tmp_path / "events.log")
+            if not line["event_name"].startswith("harken.audit_")
         ]
 
     def test_sampling(self, tmp_path: Path) -> None:
@@ -411,7 +413,13 @@ class TestConfigure:
         assert [] == (
             lines(tmp_path / "spans.jsonl") if (tmp_path / "spans.jsonl").exists() else []
         )
-        assert 4 == len(lines(tmp_path / "audit.jsonl"))
+        assert [
+            "audit.open",
+            "tool.started",
+            "tool.completed",
+            "audit.checkpoint",
+            "audit.close",
+        ] == [record["event_type"] for record in lines(tmp_path / "audit.jsonl")]
 
     def test_log_application(
         self, run_python: Callable[..., subprocess.CompletedProcess[str]]

@@ -19,10 +19,10 @@ Feature: The audit log says who did what, to what, and how it ended
         | metadata.tool_name | search        |
       And the record of "tool.completed" has the "id" of "tool.started" as its "started_event_id"
 
-    Scenario: The log says itself when it was opened and closed
+    Scenario: The log says itself when it was opened, checked and closed
       Given an agent with an audit log
       When the agent opens a pull request and closes the bus
-      Then the lines of the audit log are "audit.open", "pr.created", "audit.close"
+      Then the lines of the audit log are "audit.open", "pr.created", "audit.checkpoint", "audit.close"
 
   Rule: The operator decides what is audited
 

@@ -137,6 +137,8 @@ class Bus:
         self._state: Literal["open", "closing", "closed", "exited"] = "open"
         self._lock = threading.RLock()
         self._closed = threading.Event()
+        # The thread that is closing the bus, while it is.
+        self._closer: int | None = None
         self._report = FlushReport({})
         self._late = 0
         watch(self)
@@ -232,6 +234,13 @@ class Bus:
             return self._operations.publish_start(event, options)
         return self._operations.publish_end(event, options)
 
+    @property
+    def is_closing(self) -> bool:
+        """
+        Whether the bus is being closed right now: sinks are flushed for the last time.
+        """
+        return self._closer is not None
+
     def enabled(self, event_type: type[Event], /) -> bool:
         """
         Whether anybody listens to *event_type*; if not, its payload need not be built.
@@ -272,6 +281,9 @@ class Bus:
         # Found under the lock of refresh(), or a route from before it could be kept after it.
         with self._lock:
             route = self._dispatch.routes.find(cls)
+            if self._state != "open" and self._closer == threading.get_ident():
+                # What a sink has to say while it is flushed and closed, the others still hear.
+                return route
             if self._state == "exited":
                 self._late += 1
                 return Route(route.type, (), audit=False, heard=False)
@@ -638,6 +650,7 @@ class Bus:
             first = self._state == "open"
             if first:
                 self._state = "closing" if state == "closed" else state
+                self._closer = threading.get_ident()
                 self.refresh()
         if not first:
             self._closed.wait(timeout)
@@ -654,6 +667,7 @@ class Bus:
                 self._stop_workers(deadline)
                 self._close_sinks(deadline)
             finally:
+                self._closer = None
                 release(self)
                 self._closed.set()
         with self._lock:
@@ -754,6 +768,7 @@ class Bus:
         """
         self._lock = threading.RLock()
         self._closed = threading.Event()
+        self._closer = None
         self._dispatch.renew()
         self._operations.renew()
         for worker in self._workers:

@@ -14,6 +14,7 @@ What can go wrong, one class for each thing a caller would do differently.
     │   ├── QueueFullError         a queue with overflow="raise" is full
     │   └── AuditWriteError        the audit log could not write a record
     ├── AuditPathError             the audit log cannot be opened where it was asked for
+    ├── AuditKeyError              a key of the audit log cannot be used or made
     ├── SettingsError              a setting is malformed
     ├── MetricsServerError         the metrics port cannot be served
     ├── TraceExporterError         the trace exporter cannot be made
@@ -100,6 +101,19 @@ class AuditPathError(HarkenError, OSError):
 
     Attributes:
         path: Where the log was asked for.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class AuditKeyError(HarkenError, OSError):
+    """
+    A key of the audit log cannot be used or made.
+
+    Attributes:
+        path: The file of the key.
     """
 
     def __init__(self, message: str, path: str) -> None:

@@ -31,8 +31,9 @@ Control records tell what happened to the log itself. Their ``metadata``:
 
 ``audit.open``
     A writer began, or a file did: ``reason`` is ``start``, ``fork``, ``rotate``, ``renamed`` or
-    ``deleted``; ``format``, ``host``, ``pid``, ``boot_id``, ``version``; and ``prev_file``, the
-    name of the file that this one continues, where it is known.
+    ``deleted``; ``format``, ``host``, ``pid``, ``boot_id``, ``version``; ``segment``, the number
+    of the file in its log; and ``prev_file``, the name of the file that this one continues, where
+    it is known.
 
 ``audit.close``
     A writer ended (``reason`` ``shutdown``, and how many ``records`` it wrote, ``lost`` and
@@ -52,11 +53,17 @@ Control records tell what happened to the log itself. Their ``metadata``:
     records are in the log, but the disk did not confirm them. ``reason`` is the error's name.
 
 ``audit.checkpoint``
-    Kept for seals.
+    Up to here the log was as it is: ``count`` lines, the last of which has the hash ``head``;
+    ``segment``, the number of the file; ``mono_ns``, the monotonic clock of the machine. With a
+    key, also its ``epoch``, from 0, its ``key_id`` and the ``mac``, see `seal_of()`; with a
+    signing key, ``signing_key_id`` and the Ed25519 ``signature``. Both cover `seal_message()`.
+    Each epoch has one checkpoint. It is compared with the line ``count``, not with the line
+    before it: after a crash it may come late, or stand there twice, letter for letter.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 from collections.abc import Mapping
@@ -89,6 +96,9 @@ SEAL = 75
 
 SLACK_NS = 1_000_000_000
 """Nanoseconds that an event may be older than its record and still give it its timestamp."""
+
+CHECKPOINT_EVERY = 1000
+"""A checkpoint follows every line whose ``seq`` is a multiple of this."""
 
 ALWAYS = (
     "timestamp",
@@ -412,6 +422,38 @@ def control(
         ',"correlation_id":null,"trace_id":null,"span_id":null'
     )
     return Draft(time_ns // 1000 * 1000, front.encode(), b"")
+
+
+def seal_message(*, epoch: int | None, count: int, head: str, segment: int, mono_ns: int) -> bytes:
+    """
+    Return what ``mac`` and ``signature`` of a checkpoint cover.
+    """
+    stated = "" if epoch is None else epoch
+    return f"harken-audit-checkpoint\n{stated}\n{count}\n{head}\n{segment}\n{mono_ns}\n".encode()
+
+
+def seal_of(key: bytes, message: bytes) -> str:
+    """
+    Return the ``mac`` of a checkpoint: HMAC-SHA-256 (RFC 2104) in hex, under the key of its epoch.
+    """
+    return hmac.digest(key, message, "sha256").hex()
+
+
+def evolved(key: bytes) -> bytes:
+    """
+    Return the key of the next epoch, from which that of this one cannot be found again.
+
+    A ratchet makes seals forward-secure (Bellare and Yee, 1997): whoever steals the key of today
+    cannot make the seals of yesterday.
+    """
+    return hmac.digest(key, b"harken-audit-evolve", "sha256")
+
+
+def key_id_of(key: bytes) -> str:
+    """
+    Return the name of a key: 16 hex digits, from the first key of a ratchet or a public key.
+    """
+    return sha256(b"harken-audit-key-id\n" + key).hexdigest()[:16]
 
 
 def link_of(line: bytes) -> Link:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import hmac
 import importlib
+import json
 import os
 import re
+import string
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -17,6 +19,9 @@ from harken.errors import RedactionError
 from harken.event import JSON
 
 Engine = Literal["auto", "re2", "python"]
+
+MIN_HASH_KEY = 16
+"""Bytes that the key of the keyed hash has at least."""
 
 
 class Rule(NamedTuple):
@@ -28,7 +33,9 @@ class Rule(NamedTuple):
 
         literals: Lower-case pieces, one of which is in every such secret.
 
-        pattern: Finds it in a text; the group ``v``, if there is one, is what is taken out.
+        pattern:
+            Finds it in a text; the group ``v``, if there is one, is what is taken out. It begins
+            at few places and never gives back what it took, so that its cost is linear.
 
         candidate:
             Finds in the JSON of a text whatever *pattern* finds in the text, and maybe more. It
@@ -42,189 +49,227 @@ class Rule(NamedTuple):
     candidate: str
 
 
-# What the names of secrets end with, once cut into words.
-_WORDS = (
-    "password|passwords|passwd|passphrase|passcode|pwd|secret|secrets|token|credential|credentials"
-    "|cookie|cookies|authorization|jwt|csrf|xsrf|apikey|accesskey|privatekey|secretkey|authtoken"
-    "|accesstoken|refreshtoken|idtoken"
-)
-_KEY_OWNERS = "api|private|access|secret|signing|encryption|auth|account|master|shared|service"
+# Where a token may begin: also behind an underscore, which is a part of words.
+_BEGIN = r"(?<![A-Za-z0-9])"
+_URL_USER = r"(?:\[(?:REDACTED:\w{1,64}|HMAC:[0-9a-f]{12})\]|[^\s/:@'\"<>])*+"
 
-# One character of a JSON string that is no letter, escaped or not; in no two ways, so that Python's
-# backtracking stays linear.
-_ESCAPE = r"\\(?:u[0-9a-f]{4}|[^u])"
-# Between the words of a name.
-_GAP = rf"(?:[^A-Za-z\"\\]|{_ESCAPE})*"
-# Around the sign of an assignment: quotes, spaces and their escapes.
-_AROUND = rf"(?:[\"'\s]|{_ESCAPE}){{0,12}}"
-
-# Published forms of tokens: the documentation of the services, and gitleaks' rules.
+# Published forms of tokens: the documentation of the services, and gitleaks' rules. The ends are
+# open, so that of a token longer than usual nothing is left.
 RULES: tuple[Rule, ...] = (
     Rule(
         "private_key",
         ("private key",),
         r"-----BEGIN[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[^-]|-(?!----END))*+(?:-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
-        r"-----BEGIN[ A-Z0-9]{0,40}PRIVATE KEY",
+        r"(?:[^-]|-(?!----END))*+(?:-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----)?"
+        # Of one whose beginning was cut off, what is left before its end.
+        r"|(?<![A-Za-z0-9+/=\\\s])[A-Za-z0-9+/=\\\s]++"
+        r"-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----",
+        r"-----(?:BEGIN|END)[ A-Z0-9]{0,40}PRIVATE KEY",
     ),
     Rule(
         "jwt",
-        (".eyj",),
-        r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,4000}+\.eyJ[A-Za-z0-9_-]{10,8000}+"
-        r"(?:\.[A-Za-z0-9_-]{0,2000}+)?",
-        r"[A-Za-z0-9_-]\.eyJ[A-Za-z0-9_-]{10}",
+        ("eyj",),
+        # Signed, where what is glued to its front goes, too; and encrypted, in five parts.
+        r"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]{13,}+\.eyJ[A-Za-z0-9_-]{10,}+"
+        r"(?:\.[A-Za-z0-9_-]*+)*+|eyJ[A-Za-z0-9_-]{10,}+(?:\.[A-Za-z0-9_-]*+){4})",
+        r"eyJ[A-Za-z0-9_-]{10}",
     ),
     Rule(
         "aws_access_key",
         ("akia", "asia", "abia", "acca"),
-        r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",
-        r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}",
+        rf"{_BEGIN}(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{{16,}}+(?![a-z])",
+        r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
     ),
     Rule(
         "github_token",
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-        r"\bgh[pousr]_[A-Za-z0-9]{36,255}",
-        r"gh[pousr]_[A-Za-z0-9]{36}",
+        rf"{_BEGIN}gh[pousr]_[A-Za-z0-9_]{{36,}}+",
+        r"gh[pousr]_[A-Za-z0-9_]{36}",
     ),
-    Rule("github_pat", ("github_pat_",), r"\bgithub_pat_\w{40,255}", r"github_pat_[A-Za-z0-9_]{8}"),
-    Rule("gitlab_pat", ("glpat-",), r"\bglpat-[\w-]{20,64}", r"glpat-"),
+    Rule(
+        "github_pat",
+        ("github_pat_",),
+        rf"{_BEGIN}github_pat_\w{{40,}}+",
+        r"github_pat_[A-Za-z0-9_]{8}",
+    ),
+    Rule("gitlab_pat", ("glpat-",), rf"{_BEGIN}glpat-[\w.-]{{20,}}+", r"glpat-"),
     Rule(
         "slack_token",
         ("xox",),
-        r"\bxox[bpaosre](?:-[A-Za-z0-9]{1,80}){2,6}",
-        r"xox[bpaosre]-[A-Za-z0-9]{1,80}-",
+        rf"{_BEGIN}xox[abceopsrd](?:-[A-Za-z0-9%+/=]++){{2,}}+",
+        r"xox[abceopsrd]-[A-Za-z0-9%+/=]{1,80}",
     ),
     Rule(
         "slack_app",
         ("xapp-",),
-        r"\bxapp-\d-[A-Z0-9]{1,32}-\d{1,20}-[a-z0-9]{1,100}",
+        rf"{_BEGIN}xapp-\d-[A-Z0-9]{{1,32}}-\d{{1,20}}-[A-Za-z0-9]++",
         r"xapp-",
     ),
     Rule(
         "slack_webhook",
         ("hooks.slack.com",),
-        r"hooks\.slack\.com/(?:services|workflows|triggers)/(?P<v>[A-Za-z0-9+/]{20,80})",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/(?P<v>[A-Za-z0-9+/_-]{20,}+)",
         r"hooks\.slack\.com/",
     ),
     Rule(
         "openai",
-        ("t3blbkfj",),
-        r"\bsk-[A-Za-z0-9_-]{20,200}?T3BlbkFJ[A-Za-z0-9_-]{20,200}",
-        r"T3BlbkFJ",
+        ("t3blbkfj", "sk-proj-", "sk-svcacct-", "sk-admin-"),
+        rf"{_BEGIN}sk-(?:[A-Za-z0-9_-]{{20,200}}?T3BlbkFJ[A-Za-z0-9_-]{{20,}}+"
+        r"|(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,}+)",
+        r"T3BlbkFJ|sk-(?:proj|svcacct|admin)-",
     ),
-    Rule("anthropic", ("sk-ant-",), r"\bsk-ant-[A-Za-z0-9_-]{20,200}", r"sk-ant-"),
-    Rule("gcp_api_key", ("aiza",), r"\bAIza[\w-]{35}", r"AIza"),
+    Rule("anthropic", ("sk-ant-",), rf"{_BEGIN}sk-ant-[A-Za-z0-9_-]{{20,}}+", r"sk-ant-"),
+    Rule("gcp_api_key", ("aiza",), rf"{_BEGIN}AIza[\w-]{{35,}}+", r"AIza"),
     Rule(
         "stripe",
         ("k_live_", "k_test_"),
-        r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{10,99}",
+        rf"{_BEGIN}[rs]k_(?:live|test)_[A-Za-z0-9]{{10,}}+",
         r"[rs]k_(?:live|test)_",
     ),
-    Rule("npm", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}", r"npm_[A-Za-z0-9]{36}"),
-    Rule("pypi", ("pypi-ageichl",), r"\bpypi-AgEIcHlwaS5vcmc[\w-]{50,1000}", r"pypi-AgEIcHl"),
+    Rule("npm", ("npm_",), rf"{_BEGIN}npm_[A-Za-z0-9]{{36,}}+", r"npm_[A-Za-z0-9]{36}"),
     Rule(
-        "sendgrid",
-        ("sg.",),
-        r"\bSG\.[\w-]{16,32}\.[\w-]{16,64}",
-        r"SG\.",
+        "pypi",
+        ("pypi-ageichl",),
+        rf"{_BEGIN}pypi-AgEIcHlwaS5vcmc[\w-]{{50,}}+",
+        r"pypi-AgEIcHl",
     ),
-    Rule("huggingface", ("hf_",), r"\bhf_[A-Za-z]{34}\b", r"hf_[A-Za-z]{34}"),
-    Rule("twilio", ("sk",), r"\bSK[0-9a-f]{32}\b", r"SK[0-9a-f]{32}"),
+    Rule("sendgrid", ("sg.",), rf"{_BEGIN}SG\.[\w-]{{16,}}+\.[\w-]{{16,}}+", r"SG\."),
+    Rule("huggingface", ("hf_",), rf"{_BEGIN}hf_[A-Za-z0-9]{{34,}}+", r"hf_[A-Za-z0-9]{34}"),
+    Rule("twilio", ("sk",), rf"{_BEGIN}SK[0-9a-f]{{32}}(?![A-Za-z0-9])", r"SK[0-9a-f]{32}"),
     Rule(
         "azure_storage",
         ("accountkey=",),
-        r"AccountKey=(?P<v>[A-Za-z0-9+/=]{60,100})",
+        r"AccountKey=(?P<v>[A-Za-z0-9+/=]{60,}+)",
         r"AccountKey=",
     ),
-    Rule("digitalocean", ("dop_v1_",), r"\bdop_v1_[a-f0-9]{64}", r"dop_v1_"),
-    Rule("vault", ("hvs.",), r"\bhvs\.[\w-]{24,200}", r"hvs\."),
-    Rule(
-        "telegram",
-        (":aa",),
-        r"(?<!\d)\d{8,10}:AA[\w-]{33}",
-        r"[0-9]{8}:AA",
-    ),
+    Rule("digitalocean", ("dop_v1_",), rf"{_BEGIN}dop_v1_[a-f0-9]{{64,}}+", r"dop_v1_"),
+    Rule("vault", ("hvs.",), rf"{_BEGIN}hvs\.[\w-]{{24,}}+", r"hvs\."),
+    Rule("telegram", (":aa",), r"(?<!\d)\d{8,10}:AA[\w-]{33,}+", r"[0-9]{8}:AA"),
     Rule(
         "url_credentials",
         ("://",),
-        r"://[^\s/:@'\"<>]{0,128}:(?P<v>(?!\[REDACTED:|\[HMAC:)[^\s/@'\"<>]{1,160})@",
-        r"://[^\s/:@\"]{0,800}:[^\s/@\"]{1,1000}@",
+        # A password may hold what should have been escaped, up to the last @ before the path; a
+        # port in its place, as in https://host:80?mail=a@b, is none.
+        rf"://{_URL_USER}:(?!\d{{1,5}}[?#])(?P<v>(?!\[REDACTED:|\[HMAC:)[^\s/'\"<>]+)@"
+        r"|://(?P<u>(?=[A-Za-z_.~%-]{0,200}[0-9])[\w.~%-]{20,}+)@",
+        r"://[^\s/\"]*@",
+    ),
+    Rule(
+        "auth_header",
+        ("authorization",),
+        r"(?i:authorization)(?:\\{0,7}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,7}[\"'])?"
+        r"(?:(?i:bearer|basic|token|negotiate|apikey|ntlm)[ \t]{1,4}"
+        r"(?P<v>(?![$<*\[{(%])[^\s\"',;\\]++)"
+        r"|(?i:digest|hawk|hmac|oauth|signature|aws4-[a-z0-9-]{1,30})[ \t]{1,4}"
+        r"(?P<u>(?![$<*\[{(%])[^\r\n\\]++))",
+        r"(?i:authorization)",
     ),
     Rule(
         "auth_header",
         ("bearer", "basic"),
-        r"(?i:\b(?:bearer|basic)) {1,4}"
-        r"(?P<v>(?=[A-Za-z0-9+/_.~=-]{0,60}[0-9+/_=])[A-Za-z0-9+/_.~-]{16,4000}+={0,2})",
-        r"(?i:bearer|basic) {1,4}[A-Za-z0-9+/_.~-]{16}",
+        r"(?i:\b(?:bearer|basic))[ \t]{1,4}"
+        r"(?P<v>(?=[A-Za-z0-9+/_.~=-]{0,60}[0-9+/_=])[A-Za-z0-9+/_.~-]{16,}+={0,2})",
+        r"(?i:bearer|basic)(?: |\\t)",
     ),
     Rule(
         "cookie",
         ("cookie:",),
-        r"(?i:\b(?:set-)?cookie:) {0,3}(?P<v>[^\s;=\[]{1,160}=[^\r\n]{1,4000})",
-        r"(?i:cookie:)[^;=]{1,1000}=",
+        r"(?i:\b(?:set-)?cookie:) {0,3}(?P<v>[^\s;=\[]{1,160}=[^\r\n]++)",
+        r"(?i:cookie:)",
     ),
     Rule(
-        "assignment",
-        ("pass", "pwd", "secret", "key", "token"),
-        r"(?i:password|passwd|passphrase|pwd|secret|api[_-]?key|private[_-]?key|access[_-]?key"
-        r"|(?:auth|access|refresh|id|bearer|[_-])token|\btoken(?=\s{0,3}=))(?i:_access_key)?"
-        r"(?:\\{0,3}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,3}[\"'])?"
-        r"(?P<v>(?![$<*\[{(\\%])[^\s\"',;&}\\]{6,256})",
-        rf"(?i:password|passwd|passphrase|pwd|secret|key|token){_AROUND}[:=]{_AROUND}"
-        r"[^\s\"',;&}$<*\[{(%]",
+        "azure_sas",
+        ("sig=",),
+        r"[?&]sig=(?P<v>[A-Za-z0-9%+/=_-]{40,}+)",
+        r"[?&]sig=",
     ),
 )
 
-# A name in JSON that ends like a secret's, before a colon or an equals sign.
-_NAME_CANDIDATES = (
-    rf"(?i:{_WORDS}){_GAP}(?:\":|=)",
-    rf"(?i:{_KEY_OWNERS}){_GAP}(?i:key){_GAP}(?:\":|=)",
-    rf"(?:_KEY|_PASS){_GAP}(?:\":|=)",
-    rf"\"(?i:auth){_GAP}\":",
-    r"\"--?[A-Za-z_-]{0,60}(?i:password|passwd|passphrase|secret|token|key)\",",
-    r"--?[A-Za-z_-]{0,60}(?i:password|passwd|passphrase|secret|token|key)=",
-)
-_NAME_LITERALS = (
-    "pass", "pwd", "secret", "token", "credential", "cookie", "auth", "jwt", "csrf", "xsrf", "key",
-)  # fmt: skip
-
-_CUT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_SECRET_WORDS = frozenset(_WORDS.split("|"))
-_OWNERS = frozenset(_KEY_OWNERS.split("|"))
-# Words before "token" that make it something else: cursors and model vocabulary.
-_HARMLESS_TOKENS = frozenset(
+# What the names of secrets end with, once cut into words.
+_STRONG_WORDS = ("password", "passwords", "passwd", "passphrase", "passcode", "secret", "secrets")
+_WORDS = frozenset(
     (
-        "next",
-        "page",
-        "continuation",
-        "resume",
-        "eos",
-        "bos",
-        "pad",
-        "unk",
-        "sep",
-        "special",
-        "max",
-        "per",
+        *_STRONG_WORDS,
+        *("pwd", "pw", "credential", "credentials", "cookie", "cookies", "authorization"),
+        *("jwt", "csrf", "xsrf"),
     )
+)
+# Words before "key" that make it one, and those before "token" that make it something else:
+# cursors and model vocabulary.
+_KEY_OWNERS = (
+    *("api", "private", "access", "secret", "signing", "encryption", "auth", "account", "master"),
+    *("shared", "service", "subscription"),
 )
 _HARMLESS_KEYS = frozenset(
     ("primary", "public", "foreign", "sort", "partition", "cache", "routing")
 )
-_CAPITALS = re.compile(r"[A-Z0-9_]+_(?:KEY|PASS)")
-_FLAG = re.compile(
-    r"--?[A-Za-z_-]{0,60}?(?:password|passwd|passphrase|secret|token|api-?key)",
-    re.IGNORECASE | re.ASCII,
+_TOKEN_OWNERS = frozenset(("access", "refresh", "api", "auth", "bearer", "oauth", "id"))
+_HARMLESS_TOKENS = (
+    *("next", "page", "continuation", "resume", "eos", "bos", "pad", "unk", "sep", "special"),
+    *("max", "per"),
 )
-_FLAG_VALUE = re.compile(
-    r"(?<![\w-])--?[A-Za-z_-]{0,60}?(?:password|passwd|passphrase|secret|token|api-?key)="
-    r"(?P<v>(?![$<*\[{])[^\s\"']{1,4096})",
-    re.IGNORECASE | re.ASCII,
-)
-_ENVIRONMENT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127})=(?P<v>.+)", re.DOTALL)
+# Words behind the name that say in which form the secret is.
+_FORMS = frozenset(("value", "string", "plaintext", "base64", "b64", "pem", "raw"))
+
+_CUT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CAPITALS = re.compile(r"[A-Z0-9_]+_(?:KEY|PASS)[0-9_]{0,4}")
 _PLACEHOLDER = re.compile(
     r"\$\{?[A-Za-z_]\w*\}?|<[^<>]{1,80}>|\*{3,}|\[REDACTED(?::\w+)?\]|\[HMAC:[0-9a-f]{12}\]"
 )
+_ENVIRONMENT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127})=(?P<v>.+)", re.DOTALL)
+# What begins another setting behind the first: of a query, a connection string, a file of settings.
+_NEXT_SETTING = re.compile(r"(?:[&;]\s{0,3}|\n\s{0,3}(?:export )?)[A-Za-z_][A-Za-z0-9_ ]{0,60}=")
+_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{0,64}", re.ASCII)
+_PATH = re.compile(r"[~./]|[A-Za-z]:\\")
+
+# The end of a name in a text, what it is assigned with, and the quote that its value begins with.
+_ASSIGNMENT = re.compile(
+    r"(?P<strong>(?i:pass(?:words?|wd|phrase|code)|pwd|secrets?"
+    rf"|(?:{'|'.join(_KEY_OWNERS)})[ _.-]?keys?)|_KEY|_PASS)"
+    r"|(?P<weak>(?i:tokens?|credentials?|cookies?|jwt|[cx]srf|authorization|(?<![a-z0-9])auth))",
+    re.ASCII,
+)
+_SIGN = re.compile(
+    rf"(?i:[_-]?(?:{'|'.join(sorted(_FORMS))}))?(?:[_-]?\d{{1,4}})?"
+    r"(?:(?P<close>\\{0,7}[\"'`])?\s{0,3}(?P<sign>=>|:=|[:=])\s{0,3}|[ ]{1,4})"
+    r"(?P<quote>\\{0,7}[\"'`])?",
+    re.ASCII,
+)
+# Unquoted, it goes on to what ends it in a shell, a query, a connection string or JSON.
+_BARE = re.compile(
+    r"(?![$<*\[{(\\%`])(?:[^\s\"',;&}\\]"
+    r"|[,;&}](?!\s|[\"'\]})]|\Z|[\w. -]{1,40}[=:])"
+    r"|\\(?![\"'\\/nrtu]))++"
+)
+_CODE = re.compile(r"[a-z_]{3,40}(?:\.[a-z_]{1,40}){0,8}[(\[]")
+_NO_VALUES = frozenset(
+    (
+        *("none", "null", "true", "false", "nil", "undefined", "string", "str", "bytes", "int"),
+        *("required", "optional", "missing", "invalid", "incorrect", "expired", "inherit"),
+        *("unset", "!vault", "hidden", "masked", "redacted", "changed", "unchanged"),
+    )
+)
+_TRAILING = ".,:;!?)"
+_IN_NAMES = string.ascii_letters + string.digits + "_.-"
+_NAME_LENGTH = 64
+
+# What describes the shape of a value in JSON Schema, and holds none.
+_SCHEMA_TYPES = frozenset(
+    ("string", "number", "integer", "object", "array", "boolean", "null")
+)  # fmt: skip
+_SCHEMA_KEYWORDS = frozenset(
+    (
+        *("type", "title", "description", "format", "minLength", "maxLength", "pattern", "nullable"),
+        *("writeOnly", "readOnly", "deprecated", "default", "items", "properties", "required"),
+        *("additionalProperties", "anyOf", "oneOf", "allOf", "$ref", "minimum", "maximum"),
+        *("minItems", "maxItems", "x-unit"),
+    )
+)
+_NAME_MEMBERS = ("name", "key", "header", "Name", "Key")
+_VALUE_MEMBERS = ("value", "Value", "values")
+
+_NESTED = 4
+"""Levels of JSON in strings of JSON that are looked into."""
 
 
 @lru_cache(maxsize=4096)
@@ -237,18 +282,26 @@ def is_secret_name(name: str) -> bool:
     ``primary_key`` are none.
     """
     words = [word.lower() for word in _CUT.split(name) if word and not word.isdigit()]
+    if len(words) > 1 and words[-1] in _FORMS:
+        del words[-1]
     if not words:
         return False
     last = words[-1].rstrip("0123456789")
     before = words[-2] if len(words) > 1 else ""
-    if last == "token":
-        return before not in _HARMLESS_TOKENS
-    if last == "key":
-        capitals = _CAPITALS.fullmatch(name) is not None
-        return before in _OWNERS or (capitals and before not in _HARMLESS_KEYS)
+    if last.endswith("token"):
+        return not (last[:-5] or before).endswith(_HARMLESS_TOKENS)
+    if last.endswith("tokens"):
+        return (last[:-6] or before) in _TOKEN_OWNERS
+    if last.endswith(("key", "keys")):
+        owner = last.rpartition("key")[0] or before
+        if owner.endswith(_KEY_OWNERS):
+            return True
+        return _CAPITALS.fullmatch(name) is not None and owner not in _HARMLESS_KEYS
     if last == "pass":
         return _CAPITALS.fullmatch(name) is not None
-    return last in _SECRET_WORDS or words == ["auth"]
+    if before.endswith("pass") and last in ("word", "words", "wd", "phrase", "code"):
+        return True
+    return last in _WORDS or last.endswith(_STRONG_WORDS) or words == ["auth"]
 
 
 class Redactor:
@@ -273,14 +326,16 @@ class Redactor:
 
         hash_key:
             Replaces a secret by ``[HMAC:<12 hex>]`` of HMAC-SHA256 with this key instead, so
-            that the same secret can be followed without being known.
+            that the same secret can be followed without being known. At least 16 bytes, made at
+            random: whoever knows the key can try guesses.
 
         engine:
             What looks for candidates: google-re2, or Python's `re`, which is slower and finds
             the same. ``auto`` takes re2 when it is installed.
 
     Raises:
-        RedactionError: A pattern is malformed, or the engine is not installed.
+        RedactionError: A pattern is malformed, the key is too short, or the engine is not
+            installed.
     """
 
     def __init__(
@@ -301,8 +356,11 @@ class Redactor:
         self._keys = frozenset(key.lower() for key in keys)
         self._allow_keys = frozenset(key.lower() for key in allow_keys)
         self._allow = frozenset(allow)
-        self._hash_key = hash_key
+        self._hash_key = None if hash_key is None else _checked_key(hash_key)
         self._engine: Engine = engine
+        # In JSON the name may look different, or have another case that bytes do not know.
+        self._walk_all = bool(self._own) or not all(map(_PLAIN_NAME.fullmatch, self._keys))
+        self._key_bytes = tuple(key.encode() for key in self._keys)
         if engine == "re2":
             _finder("re2")
 
@@ -312,10 +370,12 @@ class Redactor:
 
         False is certain; True only means that `tree()` has to look.
         """
-        if self._own:
+        if self._walk_all:
             return True
-        if self._keys and any(key.encode() in line.lower() for key in self._keys):
-            return True
+        if self._key_bytes:
+            lowered = line.lower()
+            if any(key in lowered for key in self._key_bytes):
+                return True
         find = _finders.get(self._engine) or _finder(self._engine)
         return find(line) is not None
 
@@ -326,160 +386,163 @@ class Redactor:
         Nothing of *value* is changed in place. It must not be nested more deeply than Python
         recurses.
         """
-        if isinstance(value, str):
-            return self.text(value, counts)
-        if isinstance(value, list):
-            return self._list(value, counts)
-        if isinstance(value, dict):
-            return {
-                self.text(key, counts): self._member(key, item, counts)
-                for key, item in value.items()
-            }
-        return value
+        return self._tree(value, counts, _NESTED)
 
     def text(self, text: str, counts: dict[str, int] | None = None) -> str:
         """
         Return *text* without its secrets.
         """
-        if text in self._allow:
-            return text
-        found = {} if counts is None else counts
-        given = text
-        lowered = text.lower()
-        for kind, literals, pattern in _COMPILED:
-            if any(literal in lowered for literal in literals):
-                text = self._replace(pattern, kind, text, found)
-        for kind, pattern in self._own:
-            text = self._replace(pattern, kind, text, found)
-        whole = _ENVIRONMENT.fullmatch(text) if text == given else None
-        if whole is not None and self._is_secret(whole["name"], whole["v"]):
-            return f"{whole['name']}={self._mask(whole['v'], 'key', found)}"
-        return text
+        return self._text(text, {} if counts is None else counts, _NESTED)
 
-    def _list(self, values: list[JSON], counts: dict[str, int]) -> list[JSON]:
+    def _tree(self, value: JSON, counts: dict[str, int], levels: int) -> JSON:
+        if isinstance(value, str):
+            return self._text(value, counts, levels)
+        if isinstance(value, list):
+            return self._list(value, counts, levels)
+        if isinstance(value, dict):
+            return self._dict(value, counts, levels)
+        return value
+
+    def _dict(
+        self, members: dict[str, JSON], counts: dict[str, int], levels: int
+    ) -> dict[str, JSON]:
+        named = self._secret_value_of(members)
+        kept: dict[str, JSON] = {}
+        for key, value in members.items():
+            name = self._text(key, counts, levels)
+            # Two secrets of one kind that are keys are two members, and stay two.
+            while name in kept:
+                name += "~"
+            if key == named or self._is_secret(key, value):
+                kept[name] = self._mask(value, "key", counts)
+            else:
+                kept[name] = self._tree(value, counts, levels)
+        return kept
+
+    def _secret_value_of(self, members: dict[str, JSON]) -> str | None:
+        """
+        Return which member is the value of ``{"name": "API_KEY", "value": ...}``, if it is one.
+        """
+        for value in _VALUE_MEMBERS:
+            if value in members:
+                for name in _NAME_MEMBERS:
+                    text = members.get(name)
+                    if isinstance(text, str) and self._is_secret(text, members[value]):
+                        return value
+        return None
+
+    def _list(self, values: list[JSON], counts: dict[str, int], levels: int) -> list[JSON]:
+        pairs = all(
+            isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
+            for item in values
+        )
         kept: list[JSON] = []
         after_flag = False
         for value in values:
-            if after_flag and isinstance(value, str) and not _PLACEHOLDER.fullmatch(value):
+            if pairs and self._is_secret(value[0], value[1]):
+                name = self._text(value[0], counts, levels)
+                kept.append([name, self._mask(value[1], "key", counts)])
+                continue
+            if after_flag and not isinstance(value, (list, dict)) and self._is_value(value):
                 kept.append(self._mask(value, "flag", counts))
             else:
-                kept.append(self.tree(value, counts))
-            after_flag = isinstance(value, str) and _FLAG.fullmatch(value) is not None
+                kept.append(self._tree(value, counts, levels))
+            after_flag = (
+                isinstance(value, str)
+                and _FLAG.fullmatch(value) is not None
+                and self._is_secret_name(value)
+            )
         return kept
 
-    def _member(self, name: str, value: JSON, counts: dict[str, int]) -> JSON:
-        if self._is_secret(name, value):
-            return self._mask(value, "key", counts)
-        return self.tree(value, counts)
+    def _text(self, text: str, counts: dict[str, int], levels: int) -> str:
+        if text in self._allow:
+            return text
+        variable = _ENVIRONMENT.fullmatch(text)
+        if (
+            variable is not None
+            and self._is_secret(variable["name"], variable["v"])
+            and _NEXT_SETTING.search(variable["v"]) is None
+        ):
+            return f"{variable['name']}={self._mask(variable['v'], 'key', counts)}"
+        lowered = text.lower()
+        for kind, literals, pattern in _COMPILED:
+            if any(literal in lowered for literal in literals):
+                text = self._replace(pattern, kind, text, counts)
+        for kind, pattern in self._own:
+            text = self._replace(pattern, kind, text, counts)
+        if any(literal in lowered for literal in _NAME_LITERALS):
+            text = self._assignments(text, counts)
+        if levels and text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
+            text = self._json(text, counts, levels - 1)
+        return text
+
+    def _json(self, text: str, counts: dict[str, int], levels: int) -> str:
+        """
+        Return *text*, which may be JSON itself, without what only its structure tells.
+        """
+        found: dict[str, int] = {}
+        try:
+            tree = self._tree(json.loads(text), found, levels)
+            if not found:
+                return text
+            separators = (", ", ": ") if '": ' in text else (",", ":")
+            rewritten = json.dumps(tree, ensure_ascii=text.isascii(), separators=separators)
+        except (ValueError, RecursionError):
+            # No JSON, or more deeply nested than Python recurses.
+            return text
+        for kind, count in found.items():
+            counts[kind] = counts.get(kind, 0) + count
+        return rewritten
+
+    def _assignments(self, text: str, counts: dict[str, int]) -> str:
+        """
+        Take out the values of ``name = value``, ``"name": "value"``, ``--name value`` and the like.
+        """
+        kept: list[str] = []
+        done = position = 0
+        while (name := _ASSIGNMENT.search(text, position)) is not None:
+            position = name.end()
+            sign = _SIGN.match(text, position)
+            if sign is None:
+                continue
+            front = text[max(done, name.start() - _NAME_LENGTH) : name.start()]
+            front = front[len(front.rstrip(_IN_NAMES)) :]
+            end = self._end_of_value(text, name, sign, front)
+            if end > sign.end():
+                kind = "flag" if front.startswith("-") else "assignment"
+                secret = text[sign.end() : end]
+                kept += (text[done : sign.end()], self._mask(secret, kind, counts))
+                done = position = end
+        return "".join((*kept, text[done:])) if kept else text
+
+    def _end_of_value(
+        self, text: str, name: re.Match[str], sign: re.Match[str], front: str
+    ) -> int:
+        """
+        Return where the secret ends that begins behind *sign*; 0 when there is none.
+        """
+        begin = sign.end()
+        mark, quote, is_member = sign["sign"], sign["quote"], sign["close"] is not None
+        # Words stand in front of each other all the time; only a flag is then an assignment.
+        if mark is None and not front.startswith("-"):
+            return 0
+        if not self._is_secret_name(front + name[0] + text[name.end() : sign.start(1)]
+                                    if sign["close"] else front + name[0]):
+            return 0
+        return begin if quote or is_member else 0
 
     def _is_secret(self, name: str, value: JSON) -> bool:
+        return self._is_value(value) and self._is_secret_name(name) and not _is_folder(name, value)
+
+    def _is_value(self, value: JSON) -> bool:
         if value is None or isinstance(value, bool) or value in ("", [], {}):
             return False
-        if isinstance(value, str) and (_PLACEHOLDER.fullmatch(value) or value in self._allow):
-            return False
-        if isinstance(value, dict) and "type" in value:
-            # A JSON Schema tells what a password looks like, not what it is.
-            return False
+        if isinstance(value, str):
+            return _PLACEHOLDER.fullmatch(value) is None and value not in self._allow
+        return not (isinstance(value, dict) and _is_schema(value))
+
+    def _is_secret_name(self, name: str) -> bool:
         lowered = name.lower()
         if lowered in self._allow_keys:
             return False
         return lowered in self._keys or is_secret_name(name)
-
-    def _replace(
-        self, pattern: re.Pattern[str], kind: str, text: str, counts: dict[str, int]
-    ) -> str:
-        def replaced(match: re.Match[str]) -> str:
-            group = "v" if "v" in pattern.groupindex else 0
-            secret = match[group]
-            if secret is None or secret in self._allow or _PLACEHOLDER.fullmatch(secret):
-                return match[0]
-            begin, end = match.start(group) - match.start(), match.end(group) - match.start()
-            return match[0][:begin] + self._mask(secret, kind, counts) + match[0][end:]
-
-        return pattern.sub(replaced, text)
-
-    def _mask(self, secret: JSON, kind: str, counts: dict[str, int]) -> str:
-        counts[kind] = counts.get(kind, 0) + 1
-        if self._hash_key is None:
-            return f"[REDACTED:{kind}]"
-        digest = hmac.digest(self._hash_key, str(secret).encode("utf-8", "replace"), "sha256")
-        return f"[HMAC:{digest.hex()[:12]}]"
-
-
-def _compiled(name: str, pattern: str) -> re.Pattern[str]:
-    if not re.fullmatch(r"\w+", name):
-        raise RedactionError(f"the name of a pattern must be one word, not {name!r}")
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise RedactionError(f"the pattern {name!r} is malformed: {error}") from error
-
-
-_COMPILED = (
-    *((rule.kind, rule.literals, re.compile(rule.pattern, re.ASCII)) for rule in RULES),
-    ("flag", ("pass", "secret", "token", "key"), _FLAG_VALUE),
-)
-
-_finders: dict[Engine, Callable[[bytes], object]] = {}
-_finders_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """
-    Compile anew in a forked child: RE2 holds a lock while it searches, maybe at the fork.
-    """
-    global _finders_lock
-    _finders_lock = threading.Lock()
-    _finders.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _finder(engine: Engine) -> Callable[[bytes], object]:
-    """
-    Return what finds the first candidate in a line, or None; made once for the process.
-    """
-    with _finders_lock:
-        if engine not in _finders:
-            _finders[engine] = _make_finder(engine)
-        return _finders[engine]
-
-
-def _make_finder(engine: Engine) -> Callable[[bytes], object]:
-    if engine == "python":
-        return _python_finder()
-    try:
-        re2: Any = importlib.import_module("re2")
-    except ImportError as error:
-        if engine == "re2":
-            raise RedactionError("engine='re2' needs google-re2; pip install google-re2") from error
-        return _python_finder()
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.max_mem = 64 << 20
-    candidates = (*(rule.candidate for rule in RULES), *_NAME_CANDIDATES)
-    search: Callable[[bytes], object] = re2.compile("|".join(candidates).encode(), options).search
-    return search
-
-
-def _python_finder() -> Callable[[bytes], object]:
-    # Literals first: an alternation of thirty patterns is fifty times dearer than their search.
-    guarded = [
-        (tuple(literal.encode() for literal in rule.literals), re.compile(rule.candidate.encode()))
-        for rule in RULES
-    ]
-    names = tuple(literal.encode() for literal in _NAME_LITERALS)
-    guarded.extend((names, re.compile(candidate.encode())) for candidate in _NAME_CANDIDATES)
-
-    def find(line: bytes) -> object:
-        lowered = line.lower()
-        for literals, pattern in guarded:
-            if any(literal in lowered for literal in literals):
-                found = pattern.search(line)
-                if found is not None:
-                    return found
-        return None
-
-    return find

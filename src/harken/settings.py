@@ -57,6 +57,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         audit_max_bytes: Size at which the file is rotated; None for never.
 
+        audit_compress: ``zstd`` compresses archived files; None leaves them as they are.
+
+        audit_key_path: A file made by ``harken keygen``, whose key seals the log.
+
+        audit_signing_key_path: A file made by ``harken keygen --signing``, which signs it.
+
         audit_types: From a dotted name, or a pattern such as ``tool.*``, to whether it is
             audited.
 
@@ -110,6 +116,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     audit_durability: Literal["process", "group", "async"] = "process"
     audit_on_failure: Literal["degrade", "raise"] = "degrade"
     audit_max_bytes: int | None = None
+    audit_compress: Literal["zstd"] | None = None
+    audit_key_path: str | None = None
+    audit_signing_key_path: str | None = None
     audit_types: dict[str, bool] = {}
     metrics: bool = True
     metrics_prometheus_port: int | None = None
@@ -309,6 +318,8 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
 
         AuditPathError: The audit log cannot be opened; nothing is attached.
 
+        AuditKeyError: A key of the audit log cannot be used; nothing is attached.
+
         MetricsServerError: The metrics port cannot be served; nothing is attached.
 
         TraceExporterError: The trace exporter that a setting asks for cannot be made; nothing is
@@ -372,6 +383,9 @@ def _audit_log(settings: Settings) -> Sink:
         durability=settings.audit_durability,
         on_failure=settings.audit_on_failure,
         max_bytes=settings.audit_max_bytes,
+        compress=settings.audit_compress,
+        key_path=settings.audit_key_path,
+        signing_key_path=settings.audit_signing_key_path,
     )
 
 

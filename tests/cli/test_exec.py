@@ -417,7 +417,7 @@ class TestSinks:
 
         harken("exec", "--name", "backup", "--", "true", env=env)
 
-        logged = json.loads((tmp_path / "events.log").read_text().splitlines()[-1])
+        logged = json.loads((tmp_path / "events.log").read_text().splitlines()[-2])
         (span,) = map(json.loads, (tmp_path / "spans.jsonl").read_text().splitlines())
         assert "command.completed" == logged["event_name"]
         assert logged["span_id"] == span["span_id"]

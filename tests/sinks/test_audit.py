@@ -150,12 +150,16 @@ class TestRecords:
         records = read(path)
 
         first, last = records[0], records[-1]
-        assert controls(records) == [("audit.open", "start"), ("audit.close", "shutdown")]
+        assert controls(records) == [
+            ("audit.open", "start"),
+            ("audit.checkpoint", None),
+            ("audit.close", "shutdown"),
+        ]
         assert (1, os.getpid(), socket.gethostname()) == tuple(
             first["metadata"][name] for name in ("format", "pid", "host")
         )
         assert {"reason": "shutdown", "records": 2, "lost": 0, "spilled": 0} == last["metadata"]
-        assert [(1, 1), (2, 2), (3, 3), (4, 4)] == [(r["seq"], r["n"]) for r in records]
+        assert [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)] == [(r["seq"], r["n"]) for r in records]
         assert GENESIS == first["prev"]
         assert 7 == int(first["id"][14], 16)
         assert {"audit_log:audit.jsonl"} == {first["resource"], last["resource"]}
@@ -172,7 +176,7 @@ class TestRecords:
         records = read(path)
 
         assert [1, 2] == numbers(records)
-        assert [1, 2, 3, 4, 5, 6] == [record["seq"] for record in records]
+        assert list(range(1, 9)) == [record["seq"] for record in records]
         assert 2 == len({record["writer"] for record in records})
 
     def test_what_it_knows(self, log: AuditLog, path: Path) -> None:
@@ -216,6 +220,7 @@ class TestRecords:
             ("05.000000Z", None),
             ("05.000000Z", None),
             ("06.800000Z", "2026-01-02T03:04:05.000000Z"),
+            ("07.700000Z", None),
             ("07.700000Z", None),
         ] == found
 
@@ -693,7 +698,7 @@ class TestMovedFile:
 
         records = read(archive, path)
         assert [1, 2] == numbers(records)
-        assert ("audit.open", "renamed", archive.name) == controls(records, "prev_file")[2]
+        assert ("audit.open", "renamed", archive.name) == controls(records, "prev_file")[3]
 
     def test_old_file_unreadable(
         self, log: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -872,7 +877,7 @@ class TestDamagedFile:
         records = read(path)
         assert [1, 2] == numbers(records)
         assert ("audit.recover", "torn_tail", size, sha256(torn).hexdigest()) == (
-            controls(records, "bytes", "sha256")[2]
+            controls(records, "bytes", "sha256")[3]
         )
         assert 1 == log.recovered
 
@@ -943,6 +948,7 @@ class TestDamagedFile:
             ("audit.open", "start"),
             ("audit.recover", "foreign_line"),
             ("audit.open", "start"),
+            ("audit.checkpoint", None),
             ("audit.close", "shutdown"),
         ] == controls(records)
         assert records[0]["hash"] == records[2]["prev"]

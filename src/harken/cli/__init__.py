@@ -14,12 +14,20 @@ from typing import Any
 import click
 
 from harken.cli._common import complain, printable
-from harken.errors import AuditPathError, EventError, HarkenError, SettingsError, TraceExporterError
+from harken.errors import (
+    AuditKeyError,
+    AuditPathError,
+    EventError,
+    HarkenError,
+    SettingsError,
+    TraceExporterError,
+)
 
 COMMANDS = {
     "catalog": "List the event types, or show one in full.",
     "demo": "Watch a scripted agent work, through all four sinks.",
     "exec": "Run any command, on the record.",
+    "keygen": "Make a key that seals the audit log.",
     "schema": "Print the JSON Schema of one event type, or of all.",
     "version": "Print the version.",
 }
@@ -32,6 +40,7 @@ EXIT_CODES: tuple[tuple[type[HarkenError], int], ...] = (
     (SettingsError, 2),
     (EventError, 2),
     (AuditPathError, UNUSABLE),
+    (AuditKeyError, UNUSABLE),
     (TraceExporterError, UNUSABLE),
 )
 """The exit codes of errors; of those that are not named, 1."""

@@ -13,5 +13,6 @@ if sys.platform == "win32":
     )
 
 from harken.sinks.audit._log import AuditLog
+from harken.sinks.audit._seal import create_key, create_signing_key
 
-__all__ = ["AuditLog"]
+__all__ = ["AuditLog", "create_key", "create_signing_key"]

@@ -8,13 +8,18 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from hashlib import sha256
 from importlib import metadata
 from uuid import UUID
 
+from harken import JSON, Event
+from harken.catalog import AuditCheckpoint, AuditOpened
 from harken.record import (
+    CHECKPOINT_EVERY,
     GENESIS,
     SLACK_NS,
     VERSION,
@@ -32,7 +37,8 @@ from harken.sinks.audit._descriptor import (
     write_all,
 )
 from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
-from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail
+from harken.sinks.audit._seal import Sealer
+from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail, segment_of
 
 _UNKNOWN = -1
 
@@ -45,6 +51,13 @@ _ROTATION_PAUSE = 60.0
 # A file that was truncated can have grown to its old size again since our last record: in less
 # nanoseconds than these nobody manages that.
 _TRUSTED_NS = 50_000_000
+
+# Nanoseconds after which a sealed log says that it is still there: an hour in which nothing was
+# written cannot be told from one that was cut out.
+_IDLE_NS = 60_000_000_000
+
+# What is published of a checkpoint.
+_TOLD = ("segment", "epoch", "count", "head", "mono_ns", "key_id", "mac", "signature")
 
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4")
 
@@ -80,12 +93,16 @@ class LogFile:
         clock: Nanoseconds since 1970-01-01 UTC.
 
         report: Told about what went wrong without a record being lost.
+
+    Attributes:
+        news: What others should know: files that were begun, and checkpoints.
     """
 
     def __init__(
         self,
         path: str,
         writer: Writer,
+        sealer: Sealer,
         *,
         reason: str,
         max_bytes: int | None,
@@ -102,8 +119,11 @@ class LogFile:
         # The last line that the disk did not confirm, and why; 0 when there is none.
         self.unsynced_seq = 0
         self.unsynced_error: OSError | None = None
+        self.news: deque[Event] = deque()
         self._path = path
+        self._path_digest = f"sha256:{sha256(os.fsencode(path)).hexdigest()}"
         self._writer = writer
+        self._sealer = sealer
         self._reason: str | None = reason
         self._max_bytes = max_bytes
         self._max_age = max_age
@@ -122,12 +142,25 @@ class LogFile:
         self._moved: str | None = None
         self._rotation_after = 0.0
         self._unsynced_name = False
+        # The number of the file in its log; None when it has to be read from its first line.
+        self._segment: int | None = None
+        self._segment_before = 0
+        # The line of the last checkpoint that we know of, and of the last record of an event that
+        # we wrote.
+        self._sealed_seq = 0
+        self._record_seq = 0
+        self._cannot_seal = False
         # Control records that must precede the next record; kept until they are written.
         self._notes: dict[str, Draft] = {}
 
-    def append(self, drafts: Sequence[Draft], patience: float) -> tuple[int, OSError | None]:
+    def append(
+        self, drafts: Sequence[Draft], patience: float, *, sealed: bool = False
+    ) -> tuple[int, OSError | None]:
         """
         Append *drafts*, waiting for the lock for at most *patience* seconds.
+
+        Args:
+            sealed: Whether a checkpoint comes first, if anything stands there without.
 
         Returns:
             How many are in the file, which are the first ones; and what stopped the others. Of
@@ -139,7 +172,13 @@ class LogFile:
             else:
                 lock(self._fd, patience)
             self._settle(patience)
-            return self._write(drafts)
+            before = self.seq
+            if sealed and self._is_unsealed:
+                self._seal_if_possible()
+            result = self._write(drafts)
+            if before // CHECKPOINT_EVERY != self.seq // CHECKPOINT_EVERY:
+                self._seal_if_possible()
+            return result
         except OSError as error:
             self._size = _UNKNOWN
             return 0, error
@@ -147,6 +186,25 @@ class LogFile:
             # Whatever happened, look again before the next record.
             self._size = _UNKNOWN
             raise
+        finally:
+            if self._fd >= 0:
+                self._unlock()
+
+    def beat(self, patience: float) -> None:
+        """
+        Append a checkpoint when there is something to seal, or the log was idle for long.
+        """
+        if self._fd < 0:
+            return
+        try:
+            lock(self._fd, patience)
+            self._settle(patience)
+            idle_ns = self._clock() - self._latest_ns
+            if self._is_unsealed or (self._sealer.has_key and idle_ns >= _IDLE_NS):
+                self._seal_if_possible()
+        except OSError:
+            # Whatever it is, the next record meets it, too, and says so.
+            self._size = _UNKNOWN
         finally:
             if self._fd >= 0:
                 self._unlock()
@@ -241,6 +299,7 @@ class LogFile:
         self._size = _UNKNOWN
         self._seen = 0
         self._began_ns = None
+        self._segment = None
         self._unsynced_name = self._synced
 
     def _retire(self, fd: int) -> None:
@@ -291,6 +350,7 @@ class LogFile:
                 link = read_tail(old, os.fstat(old).st_size).link
                 if link is not None and link.seq > self.seq:
                     self.seq, self.head = link.seq, link.hash
+                self._segment_before = segment_of(old)
         except BaseException:
             let_go(fd)
             raise
@@ -324,6 +384,8 @@ class LogFile:
         else:
             self.seq, self.head = link.seq, link.hash
             self._latest_ns = link.time_ns
+            if link.event_type == "audit.checkpoint":
+                self._sealed_seq = link.seq
             self._moved = None
             self._finish_rotation(tail)
         if self._reason is not None and "open" not in self._notes:
@@ -354,22 +416,25 @@ class LogFile:
         sibling = self._newest_sibling()
         previous: dict[str, str] = {}
         reason = self._moved
+        before = self._segment or self._segment_before
         if sibling is not None and sibling[0].seq >= self.seq:
-            link, name, archived = sibling
+            link, name, archived, before = sibling
             self.seq, self.head = link.seq, link.hash
             previous = {"prev_file": name}
             # An archive that we made ourselves was continued by a file that is gone now.
             reason = reason or ("deleted" if archived else "renamed")
+        self._segment = before + 1
         if "shrunk" not in self._notes:
             # A writer that had let go of the file, and finds none, was there before.
             self._notes["open"] = self._opening(reason or self._reason or "deleted", **previous)
 
-    def _newest_sibling(self) -> tuple[Link, str, bool] | None:
+    def _newest_sibling(self) -> tuple[Link, str, bool, int] | None:
         """
-        Return the last link of the newest file whose name begins like ours, with that name.
+        Return the last link of the newest file whose name begins like ours, with that name,
+        whether it is an archive, and its number.
         """
         folder, base = os.path.split(self._path)
-        newest: tuple[Link, str, bool] | None = None
+        newest: tuple[Link, str, bool, int] | None = None
         with os.scandir(folder) as entries:
             names = [
                 entry.name
@@ -388,15 +453,40 @@ class LogFile:
                 lock(fd, 0.1)
                 tail = read_tail(fd, os.fstat(fd).st_size)
                 archived = archived_as(fd, tail) is not None
+                number = segment_of(fd)
             finally:
                 os.close(fd)
             if tail.link is not None and (newest is None or tail.link.seq > newest[0].seq):
-                newest = (tail.link, name, archived)
+                newest = (tail.link, name, archived, number)
         return newest
 
     def _opening(self, reason: str, **previous: str) -> Draft:
         return self.note(
-            "audit.open", reason=reason, format=VERSION, pid=os.getpid(), **_host(), **previous
+            "audit.open",
+            reason=reason,
+            format=VERSION,
+            segment=self._number(),
+            pid=os.getpid(),
+            **_host(),
+            **previous,
+        )
+
+    def _number(self) -> int:
+        """
+        Return the number of the file in its log, from 1.
+        """
+        if self._segment is None:
+            self._segment = segment_of(self._fd)
+        return self._segment
+
+    def _opened(self, seq: int, head: str) -> None:
+        self.news.append(
+            AuditOpened(
+                path_digest=self._path_digest,
+                segment=self._number(),
+                resumed_from_seq=seq or None,
+                prev_hash=head if seq else None,
+            )
         )
 
     # Appending.
@@ -411,16 +501,24 @@ class LogFile:
         trigger = self._rotation_trigger(now)
         if trigger is not None:
             self._try(lambda: self._rotate(trigger, now))
-        return self._put(drafts, now)
+        written, error = self._put(drafts, now)
+        if written:
+            self._record_seq = self.seq
+        return written, error
 
     def _write_with_notes(self, drafts: Sequence[Draft], now_ns: int) -> tuple[int, OSError | None]:
         # A note speaks of what stands before it, so it cannot wait for the next file.
         notes = list(self._notes.values())
+        seq, head = self.seq, self.head
         written, error = self._put([*notes, *drafts], now_ns)
         for name in list(self._notes)[:written]:
             del self._notes[name]
+            if name == "open":
+                self._opened(seq, head)
         if written:
             self._moved = self._reason = None
+        if written > len(notes):
+            self._record_seq = self.seq
         return max(0, written - len(notes)), error
 
     def _put(self, drafts: Sequence[Draft], now_ns: int) -> tuple[int, OSError | None]:
@@ -479,6 +577,46 @@ class LogFile:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - length))
         return kept, length
 
+    # Checkpoints.
+
+    @property
+    def _is_unsealed(self) -> bool:
+        """
+        Whether something stands behind the last checkpoint. Without a key only the records of
+        events count, and among them only our own: others see to theirs.
+        """
+        return self._sealed_seq < (self.seq if self._sealer.has_key else self._record_seq)
+
+    def _seal_if_possible(self) -> None:
+        # A log that cannot be sealed goes on: its reader sees where the seals end.
+        try:
+            self._seal()
+        except OSError as error:
+            if not self._cannot_seal:
+                self._report(f"audit log {self._path!r} goes on without a checkpoint: {error}")
+            self._cannot_seal = True
+        else:
+            self._cannot_seal = False
+
+    def _seal(self) -> None:
+        pending = self._sealer.pending()
+        if pending is not None:
+            self._put_checkpoint(pending)
+        checkpoint = self._sealer.seal(
+            count=self.seq, head=self.head, segment=self._number(), mono_ns=time.monotonic_ns()
+        )
+        self._put_checkpoint(checkpoint)
+        self._sealer.written()
+
+    def _put_checkpoint(self, checkpoint: Mapping[str, JSON]) -> None:
+        draft = self.note("audit.checkpoint", **checkpoint)
+        _, error = self._put([draft], draft.time_ns)
+        if error is not None:
+            raise error
+        self._sealed_seq = self.seq
+        told = {name: checkpoint[name] for name in _TOLD if name in checkpoint}
+        self.news.append(AuditCheckpoint(path_digest=self._path_digest, seq=self.seq, **told))
+
     # Beginning a new file.
 
     def _rotation_trigger(self, now_ns: int) -> str | None:
@@ -512,6 +650,8 @@ class LogFile:
 
         Each step can be repeated, so that the next writer finishes what a crash interrupts.
         """
+        if self._is_unsealed:
+            self._seal_if_possible()
         start = start_of(os.pread(self._fd, 512, 0))
         seconds = now_ns // 1_000_000_000
         name = (
@@ -546,6 +686,8 @@ class LogFile:
         fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             lock(fd, 0)
+            number = self._number()
+            self._segment = number + 1
             opening = self._opening("rotate", prev_file=os.path.basename(archive))
             line, head = opening.line(
                 opening.time_ns, self.seq + 1, self._writer.id, self._writer.n + 1, self.head
@@ -559,16 +701,20 @@ class LogFile:
             found = os.fstat(fd)
             os.rename(new, self._path)
         except BaseException:
+            self._segment = None
             let_go(fd)
             with suppress(OSError):
                 os.unlink(new)
             raise
+        seq, before = self.seq, self.head
         self._writer.n += 1
         self.seq += 1
         self.head = head
         self.written_bytes += len(line)
         old = self._fd
         self._adopt(fd, found)
+        self._segment = number + 1
+        self._opened(seq, before)
         self._size = self._seen = len(line)
         self._latest_ns = opening.time_ns
         self._reason = None

@@ -9,21 +9,26 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from functools import cache
 from typing import Literal
 from weakref import WeakSet
 
 import msgspec
 
-from harken import Envelope, Event
-from harken.errors import AuditWriteError, SettingsError
+from harken import Bus, Envelope, Event
+from harken.errors import AuditWriteError, ClosedBusError, SettingsError
 from harken.record import Draft, from_envelope
+from harken.sinks.audit._archive import check_installed, compress_archives
+from harken.sinks.audit._beat import Beat
 from harken.sinks.audit._descriptor import sync_data
 from harken.sinks.audit._file import LogFile, Writer
 from harken.sinks.audit._group import GroupSync
 from harken.sinks.audit._path import explained
+from harken.sinks.audit._seal import Ratchet, Sealer, Signer
 from harken.sinks.audit._spill import Spill
 
 # How long a record waits for the lock, in seconds, once one has waited in vain: an agent must not
@@ -82,6 +87,23 @@ class AuditLog:
 
         max_age: Begin a new file with the first record after so many seconds.
 
+        compress:
+            ``zstd`` compresses archives, in the background, all but the newest. Needs
+            ``harken[zstd]``.
+
+        key_path:
+            A file made by ``harken keygen``: its key seals every checkpoint and evolves with each,
+            so that nobody who breaks in later can forge what was sealed before. One log, one key.
+
+        signing_key_path:
+            A file made by ``harken keygen --signing``: checkpoints are signed with Ed25519, for
+            whoever has the public key. Needs ``harken[sign]``.
+
+        checkpoint_seconds:
+            How long a record may stand behind the last checkpoint. One also comes after every
+            `harken.record.CHECKPOINT_EVERY` lines and before every close; and, with a key, every
+            60 seconds when nothing happens. Each is also published as `AuditCheckpoint`.
+
         lock_wait:
             How long a record may wait for other processes, in seconds. One that was stopped while
             it held the lock delays nobody for longer.
@@ -92,6 +114,8 @@ class AuditLog:
         SettingsError: An option is none of those above.
 
         AuditPathError: The file cannot be opened and written to; the message says what to do.
+
+        AuditKeyError: A key cannot be used; the message says what to do.
     """
 
     name = "AuditLog"
@@ -105,11 +129,18 @@ class AuditLog:
         on_failure: Literal["degrade", "raise"] = "degrade",
         max_bytes: int | None = None,
         max_age: float | None = None,
+        compress: Literal["zstd"] | None = None,
+        key_path: str | os.PathLike[str] | None = None,
+        signing_key_path: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 10.0,
         lock_wait: float = 1.0,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         _check("durability", durability, ("process", "group", "async"))
         _check("on_failure", on_failure, ("degrade", "raise"))
+        if compress is not None:
+            _check("compress", compress, ("zstd",))
+            check_installed()
         if durability == "async" and on_failure == "raise":
             raise SettingsError(
                 "on_failure='raise' needs the record before publish() returns: choose "
@@ -118,13 +149,22 @@ class AuditLog:
         for option, value in (("max_bytes", max_bytes), ("max_age", max_age)):
             if value is not None and value <= 0:
                 raise SettingsError(f"{option} must be more than 0, not {value}; None is no limit")
+        if checkpoint_seconds <= 0:
+            raise SettingsError(f"checkpoint_seconds must be more than 0, not {checkpoint_seconds}")
         self.path = os.path.abspath(os.fsdecode(path))
         self.delivery: Literal["inline", "worker"] = "worker" if durability == "async" else "inline"
         self.required = on_failure == "raise"
         self._max_bytes = max_bytes
         self._max_age = max_age
+        self._compress = compress is not None
         self._lock_wait = lock_wait
         self._clock = clock
+        self._sealer = Sealer(
+            None if key_path is None else Ratchet(key_path),
+            None if signing_key_path is None else Signer(signing_key_path),
+        )
+        self._checkpoint_seconds = checkpoint_seconds
+        self._bus: weakref.ref[Bus] | None = None
         self._synced = durability == "group"
         self._closed = False
         self._begin("start")
@@ -151,6 +191,7 @@ class AuditLog:
         self._file = LogFile(
             self.path,
             self._writer,
+            self._sealer,
             reason=reason,
             max_bytes=self._max_bytes,
             max_age=self._max_age,
@@ -160,6 +201,7 @@ class AuditLog:
         )
         self._spill = Spill(self.path, self._writer)
         self._group = GroupSync(self._sync) if self._synced else None
+        self._beat = Beat(self.checkpoint, self._checkpoint_seconds)
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -228,6 +270,12 @@ class AuditLog:
         """
         return self._file.head
 
+    def attached(self, bus: Bus, /) -> None:
+        """
+        Publish on *bus* from now on which files are begun, and the checkpoints.
+        """
+        self._bus = weakref.ref(bus)
+
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
         """
         Append a record for each audited event of *batch*; safe from any thread.
@@ -256,8 +304,11 @@ class AuditLog:
                 self._group.stop(self._lock_wait)
         if error is None and self._outage:
             self._end_outage()
+        self._beat.start()
         if self._messages:
             self._say()
+        if self._file.news:
+            self._tell()
         if error is not None and self.required:
             raise AuditWriteError(
                 f"audit log {self.path!r} could not be written: {error.strerror or error}", (error,)
@@ -271,16 +322,52 @@ class AuditLog:
         """
         if not self._lock.acquire(timeout=timeout):
             return False
+        bus = None if self._bus is None else self._bus()
         try:
             if self._missing is not None and not self._closed and not self._busy:
                 self._append_all(())
+            if bus is not None and bus.is_closing and not self._closed and not self._busy:
+                # The last moment at which the others can still hear of it.
+                self._file.append((), self._lock_wait, sealed=True)
             told = self._missing is None
             if told and self._outage:
                 self._end_outage()
         finally:
             self._lock.release()
         self._say()
+        self._tell()
         return told
+
+    def checkpoint(self) -> None:
+        """
+        Write a checkpoint if one is due, and compress archives where that was asked for; called
+        every now and then by a thread of the log's own.
+        """
+        with self._lock:
+            if self._closed or self._busy:
+                return
+            self._busy = True
+            try:
+                self._file.beat(self._lock_wait)
+            finally:
+                self._busy = False
+            if self._interrupting:
+                drafts, self._interrupting = self._interrupting, []
+                self._append_all(drafts)
+        if self._compress:
+            self._compress_archives()
+        self._say()
+        self._tell()
+
+    def _compress_archives(self) -> None:
+        try:
+            compress_archives(self.path)
+        except OSError as error:
+            self._messages.append(
+                f"archives of {self.path!r} stay as they are: {error.strerror or error}"
+            )
+            # Whatever the reason is, it is not gone in ten seconds.
+            self._compress = False
 
     def close(self, timeout: float = 5.0) -> None:
         """
@@ -303,6 +390,8 @@ class AuditLog:
         finally:
             self._lock.release()
         self._say()
+        self._tell()
+        self._beat.stop()
         if self._group is not None:
             self._group.stop(timeout)
 
@@ -400,7 +489,7 @@ class AuditLog:
                     spilled=self._spilled,
                 )
             )
-            _, error = self._file.append(drafts, patience)
+            _, error = self._file.append(drafts, patience, sealed=True)
             if error is None:
                 self._missing = None
             else:
@@ -445,6 +534,17 @@ class AuditLog:
             self._missing.unsynced += count
             self._missing.last_n = max(self._missing.last_n, last_n)
             return error
+
+    def _tell(self) -> None:
+        bus = None if self._bus is None else self._bus()
+        news = self._file.news
+        while news:
+            event = news.popleft()
+            # After the close of the bus nobody is there to hear it.
+            if bus is not None:
+                with suppress(ClosedBusError):
+                    # Not a part of whatever the agent is doing just now.
+                    Context().run(bus.publish, event)
 
     def _say(self) -> None:
         # Not under the lock: somebody may have put an object there that logs, and so publishes.

@@ -67,6 +67,18 @@ def archived_as(fd: int, tail: Tail) -> str | None:
     return str(name) if name else None
 
 
+def segment_of(fd: int) -> int:
+    """
+    Return the number of a file in its log, as its first line has it; 1 when it does not say.
+    """
+    line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
+    if end and _link(line + end) is not None:
+        number = parse(line)["metadata"].get("segment")
+        if isinstance(number, int):
+            return number
+    return 1
+
+
 def fingerprint(fd: int, start: int, end: int) -> dict[str, str | int]:
     """
     Return how many bytes stand between *start* and *end*, and their SHA-256.

@@ -1,0 +1,353 @@
+"""
+What vouches for a checkpoint: a key that evolves with every seal, a signing key, or both.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harken import JSON
+from harken.errors import AuditKeyError
+from harken.record import evolved, key_id_of, seal_message, seal_of
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_MODE = 0o600
+
+# Bytes of each of the two places of a key file; the larger one is the other one's successor.
+_SLOT = 2048
+_BLANK = b" " * (_SLOT - 1) + b"\n"
+
+
+class _State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    What a key file holds.
+
+    Attributes:
+        generation: Which of the two places counts: that with the larger number.
+
+        epoch: The epoch of *key*, which is in hex.
+
+        pending: A checkpoint of the epoch before that may not be in the log yet.
+    """
+
+    generation: int
+    key_id: str
+    epoch: int
+    key: str
+    pending: dict[str, JSON] | None = None
+
+
+class Ratchet:
+    """
+    The key of the current epoch, in a file of its own; no earlier one can be found from it.
+
+    The file has two places, so that a crash in the middle of a change leaves one of them whole.
+    What is replaced is overwritten in place and synced. That is as far as a program can go: a
+    disk or a file system that keeps old blocks keeps old keys.
+
+    Args:
+        path: A file that `create_key()` has made. One log, one key.
+
+    Raises:
+        AuditKeyError: The file cannot be used; the message says why.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fsdecode(path))
+        try:
+            with self._opened() as fd:
+                self.key_id = _read(fd, self.path).key_id
+        except AuditKeyError:
+            raise
+        except OSError as error:
+            raise AuditKeyError(
+                f"audit key {self.path!r} cannot be used: {error.strerror}; make one with "
+                "`harken keygen`, or name another file",
+                self.path,
+            ) from error
+
+    def pending(self) -> dict[str, JSON] | None:
+        """
+        Return a checkpoint that was made and perhaps not written, because of a crash or an error.
+        """
+        with self._opened() as fd:
+            return _read(fd, self.path).pending
+
+    def seal(self, checkpoint: dict[str, JSON], signer: Signer | None = None) -> dict[str, JSON]:
+        """
+        Return *checkpoint* with the seal of this epoch, and go on to the next one.
+
+        The new key is on the disk, and the old one is not, when this returns.
+        """
+        with self._opened() as fd:
+            state = _read(fd, self.path)
+            key = bytes.fromhex(state.key)
+            message = seal_message(epoch=state.epoch, **checkpoint)
+            sealed = {
+                **checkpoint,
+                "epoch": state.epoch,
+                "key_id": state.key_id,
+                "mac": seal_of(key, message),
+            }
+            if signer is not None:
+                sealed |= signer.sign(message)
+            _replace(
+                fd,
+                _State(
+                    state.generation + 1, state.key_id, state.epoch + 1, evolved(key).hex(), sealed
+                ),
+            )
+            return sealed
+
+    def written(self) -> None:
+        """
+        Note that the checkpoint that was pending is in the log.
+        """
+        with self._opened() as fd:
+            state = _read(fd, self.path)
+            if state.pending is not None:
+                _replace(
+                    fd, _State(state.generation + 1, state.key_id, state.epoch, state.key, None)
+                )
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        fd = os.open(self.path, _FLAGS)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class Signer:
+    """
+    An Ed25519 key (RFC 8032): whoever has the public half can check, and nobody else can sign.
+
+    Args:
+        path: A PEM file with the private key, for the owner alone.
+
+    Raises:
+        AuditKeyError: The file cannot be used, or ``harken[sign]`` is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fsdecode(path))
+        self._key = _private_key(self.path)
+        self.key_id = key_id_of(self._key.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> dict[str, JSON]:
+        """
+        Return what a checkpoint says of its signature.
+        """
+        return {"signing_key_id": self.key_id, "signature": self._key.sign(message).hex()}
+
+
+class Sealer:
+    """
+    Makes the ``metadata`` of checkpoints; without any key they only say how far the log was.
+    """
+
+    def __init__(self, ratchet: Ratchet | None, signer: Signer | None) -> None:
+        self.has_key = ratchet is not None or signer is not None
+        self._ratchet = ratchet
+        self._signer = signer
+
+    def pending(self) -> dict[str, JSON] | None:
+        """
+        Return a checkpoint that has to be written before the next one is made.
+        """
+        return None if self._ratchet is None else self._ratchet.pending()
+
+    def seal(self, *, count: int, head: str, segment: int, mono_ns: int) -> dict[str, JSON]:
+        """
+        Return the ``metadata`` of the next checkpoint.
+
+        Raises:
+            OSError: The key cannot be replaced; there is no checkpoint.
+        """
+        checkpoint: dict[str, JSON] = {
+            "count": count,
+            "head": head,
+            "segment": segment,
+            "mono_ns": mono_ns,
+        }
+        if self._ratchet is not None:
+            return self._ratchet.seal(checkpoint, self._signer)
+        if self._signer is not None:
+            checkpoint |= self._signer.sign(seal_message(epoch=None, **checkpoint))
+        return checkpoint
+
+    def written(self) -> None:
+        """
+        Note that the checkpoint is in the log.
+        """
+        if self._ratchet is not None:
+            self._ratchet.written()
+
+
+def create_key(path: str | os.PathLike[str]) -> str:
+    """
+    Make a key file for `AuditLog`, and return its first key in hex.
+
+    Whoever has the first key can check every seal, and make any. It is nowhere else once the
+    first checkpoint is written: keep it off the machine.
+
+    Raises:
+        AuditKeyError: The file exists already, or cannot be made.
+    """
+    name = os.path.abspath(os.fsdecode(path))
+    key = os.urandom(32)
+    first = _State(1, key_id_of(key), 0, key.hex())
+    _make(name, _slot(first) + _BLANK)
+    return key.hex()
+
+
+def create_signing_key(path: str | os.PathLike[str]) -> str:
+    """
+    Make an Ed25519 key file for `AuditLog`, and return its public key as PEM.
+
+    Raises:
+        AuditKeyError: The file exists already, or cannot be made; or ``harken[sign]`` is not
+            installed.
+    """
+    name = os.path.abspath(os.fsdecode(path))
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError as error:
+        raise _no_library(name) from error
+    key = Ed25519PrivateKey.generate()
+    _make(
+        name,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return public.decode()
+
+
+def _private_key(path: str) -> Ed25519PrivateKey:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError as error:
+        raise _no_library(path) from error
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            _check_owner(fd, path)
+            key = serialization.load_pem_private_key(file.read(), password=None)
+    except OSError as error:
+        if isinstance(error, AuditKeyError):
+            raise
+        raise AuditKeyError(
+            f"audit signing key {path!r} cannot be read: {error.strerror}; make one with "
+            "`harken keygen --signing`",
+            path,
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise AuditKeyError(
+            f"audit signing key {path!r} is no PEM file without password: {error}", path
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise AuditKeyError(f"audit signing key {path!r} is not an Ed25519 key", path)
+    return key
+
+
+def _no_library(path: str) -> AuditKeyError:
+    return AuditKeyError(
+        f"audit signing key {path!r} needs the package cryptography; install harken[sign]", path
+    )
+
+
+def _check_owner(fd: int, path: str) -> None:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise AuditKeyError(f"audit key {path!r} is not a regular file", path)
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise AuditKeyError(
+            f"audit key {path!r} can be read by others than its owner; run chmod 600", path
+        )
+
+
+def _make(path: str, content: bytes) -> None:
+    try:
+        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
+    except OSError as error:
+        raise _not_made(path, error) from error
+    try:
+        _write_at(fd, content, 0)
+    except OSError as error:
+        os.unlink(path)
+        raise _not_made(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _not_made(path: str, error: OSError) -> AuditKeyError:
+    hint = "choose another path"
+    if error.errno == errno.EEXIST:
+        hint = "name a new file; a key is never replaced"
+    return AuditKeyError(f"audit key {path!r} cannot be made: {error.strerror}; {hint}", path)
+
+
+def _slot(state: _State) -> bytes:
+    body = msgspec.json.encode(state)
+    return b"%s %s" % (sha256(body).hexdigest().encode(), body.ljust(_SLOT - 66) + b"\n")
+
+
+def _state(slot: bytes) -> _State | None:
+    digest, _, body = slot.partition(b" ")
+    body = body.rstrip()
+    if sha256(body).hexdigest().encode() != digest:
+        return None
+    try:
+        return msgspec.json.decode(body, type=_State)
+    except msgspec.DecodeError:
+        return None
+
+
+def _read(fd: int, path: str) -> _State:
+    _check_owner(fd, path)
+    found = [_state(os.pread(fd, _SLOT, at)) for at in (0, _SLOT)]
+    states = sorted((one for one in found if one is not None), key=lambda one: one.generation)
+    if not states:
+        raise AuditKeyError(
+            f"audit key {path!r} holds no key; make one with `harken keygen`, or name another file",
+            path,
+        )
+    return states[-1]
+
+
+def _replace(fd: int, state: _State) -> None:
+    """
+    Put *state* beside the one before it, and then wipe that.
+    """
+    place = _SLOT * (state.generation % 2 ^ 1)
+    _write_at(fd, _slot(state), place)
+    _write_at(fd, _BLANK, _SLOT - place)
+
+
+def _write_at(fd: int, data: bytes, place: int) -> None:
+    if os.pwrite(fd, data, place) != len(data):
+        # A file that may not grow takes a part of it first.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(fd)

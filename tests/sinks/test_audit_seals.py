@@ -1,0 +1,757 @@
+"""
+Checkpoints of the audit log, and the keys that vouch for them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from harken import Bus, Envelope, Event
+from harken.catalog import AuditCheckpoint, AuditOpened
+from harken.errors import AuditKeyError, SettingsError
+from harken.record import (
+    CHECKPOINT_EVERY,
+    FIRST,
+    GENESIS,
+    check_line,
+    evolved,
+    key_id_of,
+    parse,
+    seal_message,
+    seal_of,
+)
+from harken.sinks.audit import AuditLog, create_key, create_signing_key
+from harken.sinks.audit._seal import Ratchet
+from harken.testing import Captured, FixedClock, capture
+
+COVERED = ("count", "head", "segment", "mono_ns")
+
+
+class Rung(Event, name="audit_seals.rung", audit=True, action="ring"):
+    """
+    A bell was rung.
+    """
+
+    number: int = 0
+
+
+def rung(*numbers: int) -> list[Envelope[Event]]:
+    bus = Bus()
+    with capture(bus) as heard:
+        for number in numbers:
+            bus.publish(Rung(number=number))
+    return heard.envelopes
+
+
+def read(*paths: Path) -> list[dict[str, Any]]:
+    """
+    Return the records of these files, oldest first, after checking each line and the chain.
+    """
+    after = FIRST
+    records = []
+    for path in paths:
+        for line in path.read_bytes().splitlines(keepends=True):
+            after = check_line(line, after)
+            records.append(parse(line))
+    return records
+
+
+def read_apart(*paths: Path) -> list[dict[str, Any]]:
+    """
+    Return the records of these files without checking the chain.
+    """
+    return [parse(line) for path in paths for line in path.read_bytes().splitlines(keepends=True)]
+
+
+def types(records: Sequence[dict[str, Any]]) -> list[str]:
+    return [record["event_type"].removeprefix("audit.") for record in records]
+
+
+def checkpoints(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Return what the checkpoints say, after comparing each with the line that it covers.
+    """
+    heads = {0: GENESIS, **{record["seq"]: record["hash"] for record in records}}
+    found = [record["metadata"] for record in records if record["event_type"] == "audit.checkpoint"]
+    for checkpoint in found:
+        assert heads[checkpoint["count"]] == checkpoint["head"]
+    return found
+
+
+def check_seals(found: Sequence[dict[str, Any]], first_key: str) -> list[int]:
+    """
+    Return the epochs of these checkpoints, after checking each seal with the first key.
+    """
+    keys = [bytes.fromhex(first_key)]
+    for checkpoint in found:
+        while len(keys) <= checkpoint["epoch"]:
+            keys.append(evolved(keys[-1]))
+        message = seal_message(
+            epoch=checkpoint["epoch"], **{name: checkpoint[name] for name in COVERED}
+        )
+        assert seal_of(keys[checkpoint["epoch"]], message) == checkpoint["mac"]
+        assert key_id_of(keys[0]) == checkpoint["key_id"]
+    return [checkpoint["epoch"] for checkpoint in found]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log" / "audit.jsonl"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Iterator[Path]:
+    return tmp_path / "audit.key"
+
+
+class TestCheckpoints:
+    def test_every_thousand_lines(self, path: Path) -> None:
+        """
+        A checkpoint follows each line whose number is a multiple of 1,000, or the batch it is in.
+        """
+        log = AuditLog(path)
+        log.write(rung(*range(1500)))
+        log.write(rung(*range(400)))
+        log.write(rung(*range(200)))
+        log.close()
+
+        found = checkpoints(read(path))
+        assert 1000 == CHECKPOINT_EVERY
+        assert [1501, 2102] == [checkpoint["count"] for checkpoint in found]
+
+    def test_before_a_close(self, path: Path) -> None:
+        """
+        Whoever wrote records seals them before it ends; who wrote none has nothing to seal.
+        """
+        AuditLog(path).close()
+        log = AuditLog(path)
+        log.write(rung(1))
+        log.close()
+
+        assert [
+            "open",
+            "close",
+            "open",
+            "audit_seals.rung",
+            "checkpoint",
+            "close",
+        ] == types(read(path))
+
+    def test_before_a_new_file(self, path: Path) -> None:
+        """
+        A file that is archived ends with a checkpoint and its close, and says its number.
+        """
+        log = AuditLog(path, max_bytes=1)
+        log.write(rung(1))
+        log.write(rung(2))
+        log.close()
+
+        archives = [file for file in path.parent.iterdir() if file != path]
+        for number, file in enumerate(sorted(archives, key=lambda file: file.name[-10:]), 1):
+            records = [parse(line) for line in file.read_bytes().splitlines(keepends=True)]
+            assert number == records[0]["metadata"]["segment"]
+            assert ["checkpoint", "close"] == types(records)[-2:] or number == 1
+        assert number == 3
+
+    def test_after_a_while(self, path: Path) -> None:
+        """
+        What stands behind the last checkpoint is sealed after some seconds, by a thread.
+        """
+        log = AuditLog(path, checkpoint_seconds=0.01)
+        log.write(rung(1))
+        deadline = time.monotonic() + 20
+        while "checkpoint" not in types(read(path)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        log.close()
+
+        assert ["open", "audit_seals.rung", "checkpoint", "close"] == types(read(path))
+
+    def test_idle(self, path: Path, key: Path) -> None:
+        """
+        A log with a key says every minute that it is still there, and one without does not.
+        """
+        first_key = create_key(key)
+        clock = FixedClock()
+        sealed = AuditLog(path, key_path=key, clock=clock.time_ns)
+        plain = AuditLog(path.with_name("plain.jsonl"), clock=clock.time_ns)
+        for log in (sealed, plain):
+            log.write(rung(1))
+            log.checkpoint()
+            for _ in range(4):
+                clock.advance(31)
+                log.checkpoint()
+
+        assert 3 == len(checkpoints(read(path)))
+        assert [0, 1, 2] == check_seals(checkpoints(read(path)), first_key)
+        assert 1 == len(checkpoints(read(path.with_name("plain.jsonl"))))
+        sealed.close()
+        plain.close()
+
+    def test_are_published(self, path: Path, key: Path) -> None:
+        """
+        Every file and every checkpoint is told to the other sinks, the last one at the close of
+        the bus; so the head is carried away.
+        """
+        create_key(key)
+        bus, heard = Bus(), Captured()
+        bus.attach(AuditLog(path, key_path=key, max_bytes=3000))
+        bus.attach(heard, AuditOpened, AuditCheckpoint)
+        for number in range(6):
+            bus.publish(Rung(number=number))
+        bus.close()
+
+        files = sorted(path.parent.iterdir(), key=lambda file: file.name.rpartition("-")[2])
+        files = [*(file for file in files if file != path), path]
+        records = read(*files)
+        opened = [
+            (record["metadata"]["segment"], record["seq"] - 1, record["prev"])
+            for record in records
+            if record["event_type"] == "audit.open"
+        ]
+        told = [
+            (event.segment, event.resumed_from_seq or 0, event.prev_hash or GENESIS)
+            for event in heard.of(AuditOpened)
+        ]
+        assert len(opened) > 1
+        assert opened == told
+        assert checkpoints(records) == [
+            {name: getattr(event, name) for name in (*COVERED, "epoch", "key_id", "mac")}
+            for event in heard.of(AuditCheckpoint)
+        ]
+        assert records[-2]["seq"] == heard.of(AuditCheckpoint)[-1].seq
+        assert {None} == {
+            envelope.run_id for envelope in heard.envelopes if envelope.event in heard.events
+        }
+
+    def test_belong_to_no_run(self, path: Path) -> None:
+        """
+        What the log says of itself is not a part of what the agent is doing just then.
+        """
+        import harken
+
+        bus, heard = Bus(), Captured()
+        bus.attach(AuditLog(path))
+        bus.attach(heard, AuditOpened)
+        with harken.scope(run_id="r-1"):
+            bus.publish(Rung())
+        bus.close()
+
+        assert [None] == [envelope.run_id for envelope in heard.envelopes]
+
+    def test_of_a_log_that_nobody_holds(self, path: Path) -> None:
+        """
+        The thread does not keep a log alive that its owner has let go.
+        """
+        before = set(threading.enumerate())
+        log = AuditLog(path, checkpoint_seconds=0.01)
+        log.write(rung(1))
+        (thread,) = set(threading.enumerate()) - before
+        del log
+        gc.collect()
+        thread.join(20)
+
+        assert not thread.is_alive()
+
+    def test_bad_interval(self, path: Path) -> None:
+        """
+        An interval that is none is refused.
+        """
+        with pytest.raises(SettingsError, match="checkpoint_seconds must be more than 0"):
+            AuditLog(path, checkpoint_seconds=0)
+
+
+class TestRatchet:
+    def test_seals(self, path: Path, key: Path) -> None:
+        """
+        Each checkpoint is sealed with the key of its epoch, and the epochs have no gap.
+        """
+        first_key = create_key(key)
+        for _ in range(3):
+            log = AuditLog(path, key_path=key)
+            log.write(rung(*range(1200)))
+            log.write(rung(1))
+            log.close()
+
+        found = checkpoints(read(path))
+        assert list(range(len(found))) == check_seals(found, first_key)
+        assert len(found) >= 6
+
+    def test_forgets_what_it_sealed_with(self, path: Path, key: Path) -> None:
+        """
+        The file of the key is for its owner alone, and holds no key of an epoch that was sealed.
+        """
+        first_key = create_key(key)
+        fresh = key.read_text()
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        log.close()
+
+        used = key.read_text()
+        assert 0o600 == key.stat().st_mode & 0o777
+        assert first_key in fresh
+        assert first_key not in used
+        assert evolved(bytes.fromhex(first_key)).hex() in used
+        assert used.count('"key"') == 1
+
+    def test_crash_between_seal_and_record(self, path: Path, key: Path) -> None:
+        """
+        A checkpoint that was sealed and not written is written by whoever comes next, as it was.
+        """
+        first_key = create_key(key)
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        lost = Ratchet(key).seal(
+            {"count": 2, "head": log.head, "segment": 1, "mono_ns": time.monotonic_ns()}
+        )
+        log.write(rung(2))
+        log.close()
+
+        found = checkpoints(read(path))
+        assert lost == found[0]
+        assert [0, 1] == check_seals(found, first_key)
+
+    def test_crash_between_record_and_note(self, path: Path, key: Path) -> None:
+        """
+        A checkpoint that was written, and not noted as written, stands there twice: the same.
+        """
+        first_key = create_key(key)
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        before = key.read_bytes()
+        log.checkpoint()
+        after = key.read_bytes()
+        # What the file held after the seal, and before the note.
+        key.write_bytes(before)
+        Ratchet(key).seal({name: checkpoints(read(path))[0][name] for name in COVERED})
+        assert after != key.read_bytes()
+        log.write(rung(2))
+        log.close()
+
+        found = checkpoints(read(path))
+        assert found[0] == found[1]
+        assert [0, 0, 1] == check_seals(found, first_key)
+
+    def test_torn_change(self, path: Path, key: Path) -> None:
+        """
+        A change of the file that was cut short by a loss of power leaves the key of before.
+        """
+        first_key = create_key(key)
+        content = bytearray(key.read_bytes())
+        half = len(content) // 2
+        content[half : half + 100] = b"x" * 100
+        key.write_bytes(content)
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        log.close()
+
+        assert [0] == check_seals(checkpoints(read(path)), first_key)
+
+    def test_several_processes(
+        self, path: Path, key: Path, run_python: Callable[..., CompletedProcess[str]]
+    ) -> None:
+        """
+        Processes that share a log share its key: every epoch has exactly one checkpoint.
+        """
+        first_key = create_key(key)
+        run_python(
+            """
+import os, sys
+from harken import Bus, Event
+from harken.sinks.audit import AuditLog
+
+class Rung(Event, name="audit_seals.rung", audit=True, action="ring"):
+    number: int = 0
+
+bus = Bus()
+bus.attach(AuditLog(sys.argv[1], key_path=sys.argv[2], checkpoint_seconds=0.005, max_bytes=200_000))
+bus.publish(Rung())
+children = []
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        break
+    children.append(pid)
+for number in range(700):
+    bus.publish(Rung(number=number))
+for pid in children:
+    os.waitpid(pid, 0)
+bus.close()
+""",
+            str(path),
+            str(key),
+        )
+
+        archives = [file for file in path.parent.iterdir() if file != path]
+        records = read(*sorted(archives, key=lambda file: file.name[-10:]), path)
+        found = checkpoints(records)
+        assert 2801 == types(records).count("audit_seals.rung")
+        assert list(range(len(found))) == check_seals(found, first_key)
+        assert len(found) > 4
+
+    def test_no_room_for_a_checkpoint(
+        self, path: Path, key: Path, run_python: Callable[..., CompletedProcess[str]]
+    ) -> None:
+        """
+        A log that cannot be sealed any more goes on, says so once, and the seals go on later.
+        """
+        first_key = create_key(key)
+        done = run_python(
+            """
+import os, sys
+from harken import Bus, Event
+from harken.sinks.audit import AuditLog
+
+class Rung(Event, name="audit_seals.rung", audit=True, action="ring"):
+    number: int = 0
+
+bus = Bus()
+log = AuditLog(sys.argv[1], key_path=sys.argv[2])
+bus.attach(log)
+bus.publish(Rung(number=1))
+os.rename(sys.argv[2], sys.argv[2] + ".away")
+log.checkpoint()
+log.checkpoint()
+bus.publish(Rung(number=2))
+os.rename(sys.argv[2] + ".away", sys.argv[2])
+bus.close()
+""",
+            str(path),
+            str(key),
+        )
+
+        records = read(path)
+        assert 1 == done.stderr.count("goes on without a checkpoint")
+        assert [0] == check_seals(checkpoints(records), first_key)
+        assert 2 == types(records).count("audit_seals.rung")
+
+
+class TestKeys:
+    def test_is_never_replaced(self, key: Path) -> None:
+        """
+        An existing file is left alone.
+        """
+        key.write_text("mine")
+        with pytest.raises(AuditKeyError, match="a key is never replaced"):
+            create_key(key)
+
+        assert "mine" == key.read_text()
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        """
+        A folder that is not there is named.
+        """
+        with pytest.raises(AuditKeyError, match="No such file or directory; choose another path"):
+            create_key(tmp_path / "none" / "key")
+
+    @pytest.mark.parametrize(
+        ("content", "mode", "message"),
+        [
+            (None, 0o600, "No such file or directory; make one with `harken keygen`"),
+            (b"not a key\n", 0o600, "holds no key; make one with `harken keygen`"),
+            (b"", 0o600, "holds no key"),
+            (b"x", 0o640, "can be read by others than its owner; run chmod 600"),
+        ],
+    )
+    def test_unusable(
+        self, path: Path, key: Path, content: bytes | None, mode: int, message: str
+    ) -> None:
+        """
+        A file that is no key, or that others can read, is refused before the log is opened.
+        """
+        if content is not None:
+            key.write_bytes(content)
+            key.chmod(mode)
+        with pytest.raises(AuditKeyError, match=message) as caught:
+            AuditLog(path, key_path=key)
+
+        assert str(key) == caught.value.path
+        assert not path.exists()
+
+    def test_fifo(self, path: Path, tmp_path: Path) -> None:
+        """
+        What is no regular file is refused, and not waited for.
+        """
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo, 0o600)
+        for option in ("key_path", "signing_key_path"):
+            with pytest.raises(AuditKeyError, match="is not a regular file"):
+                AuditLog(path, **{option: fifo})
+
+    def test_disk_that_is_full(self, tmp_path: Path, run_python: Callable[..., Any]) -> None:
+        """
+        A key that cannot be written as a whole is no key.
+        """
+        done = run_python(
+            """
+import resource, signal, sys
+from harken.errors import AuditKeyError
+from harken.sinks.audit import create_key
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    create_key(sys.argv[1])
+except AuditKeyError as error:
+    print(error)
+""",
+            str(tmp_path / "key"),
+        )
+
+        assert "cannot be made" in done.stdout
+        assert not (tmp_path / "key").exists()
+
+
+class TestArchives:
+    @pytest.fixture
+    def zstandard(self) -> Any:
+        return pytest.importorskip("zstandard", reason="needs harken[zstd]")
+
+    def test_are_compressed(self, path: Path, zstandard: Any) -> None:
+        """
+        All archives but the newest are compressed, for the owner alone, and hold what they held.
+        """
+        log = AuditLog(path, max_bytes=1, compress="zstd")
+        for number in range(3):
+            log.write(rung(number))
+        before = {file.name: file.read_bytes() for file in path.parent.iterdir() if file != path}
+        log.checkpoint()
+        log.checkpoint()
+        log.close()
+
+        *older, newest = sorted(before, key=lambda name: name[-10:])
+        found = {file.name for file in path.parent.iterdir()}
+        assert {*(f"{name}.zst" for name in older), newest} < found
+        assert not found & set(older)
+        for name in older:
+            file = path.with_name(f"{name}.zst")
+            with zstandard.open(file, "rb") as stream:
+                assert before[name] == stream.read()
+            assert 0o600 == file.stat().st_mode & 0o777
+
+    def test_interrupted(self, path: Path, zstandard: Any) -> None:
+        """
+        What a crash left half compressed, or compressed and not yet removed, is done again.
+        """
+        log = AuditLog(path, max_bytes=1, compress="zstd")
+        for number in range(3):
+            log.write(rung(number))
+        names = sorted((f.name for f in path.parent.iterdir() if f != path), key=lambda n: n[-10:])
+        path.with_name(f"{names[0]}.zst.new").write_bytes(b"half")
+        path.with_name(f"{names[1]}.zst").write_bytes(b"whole")
+        log.checkpoint()
+        log.close()
+
+        found = {file.name for file in path.parent.iterdir()}
+        assert {f"{names[0]}.zst", f"{names[1]}.zst"} < found
+        assert not any(name.endswith(".new") for name in found)
+        with zstandard.open(path.with_name(f"{names[1]}.zst"), "rb") as stream:
+            assert b'"audit.open"' in stream.read()
+
+    def test_somebody_else_at_it(self, path: Path, zstandard: Any) -> None:
+        """
+        An archive that another process is compressing is left to it.
+        """
+        log = AuditLog(path, max_bytes=1, compress="zstd")
+        for number in range(3):
+            log.write(rung(number))
+        oldest = min((f for f in path.parent.iterdir() if f != path), key=lambda f: f.name[-10:])
+        with open(oldest, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            log.checkpoint()
+            untouched = oldest.exists()
+        log.close()
+
+        assert untouched
+
+    def test_no_room(
+        self, path: Path, zstandard: Any, run_python: Callable[..., CompletedProcess[str]]
+    ) -> None:
+        """
+        Where there is no room for the compressed form, the archives stay as they are, and stderr
+        says so once.
+        """
+        done = run_python(
+            """
+import os, resource, signal, sys
+from harken import Bus, Event
+from harken.sinks.audit import AuditLog
+
+class Rung(Event, name="audit_seals.rung", audit=True, action="ring"):
+    text: str = ""
+
+bus = Bus()
+log = AuditLog(sys.argv[1], max_bytes=1, compress="zstd")
+bus.attach(log)
+for _ in range(3):
+    bus.publish(Rung(text=os.urandom(3000).hex()))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+log.checkpoint()
+log.checkpoint()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+bus.close()
+""",
+            str(path),
+        )
+
+        assert 1 == done.stderr.count("stay as they are")
+        assert not list(path.parent.glob("*.zst"))
+
+    def test_without_the_library(
+        self, tmp_path: Path, run_python: Callable[..., CompletedProcess[str]]
+    ) -> None:
+        """
+        Without the extra, the log is not opened, and the error names it.
+        """
+        done = run_python(
+            """
+import sys
+sys.modules["zstandard"] = None
+from harken.errors import SettingsError
+from harken.sinks.audit import AuditLog
+try:
+    AuditLog("audit.jsonl", compress="zstd")
+except SettingsError as error:
+    print(error)
+"""
+        )
+
+        assert "install harken[zstd]" in done.stdout
+        assert not (tmp_path / "audit.jsonl").exists()
+
+    def test_unknown_form(self, path: Path) -> None:
+        """
+        A form that nobody knows is refused.
+        """
+        with pytest.raises(SettingsError, match="compress is one of zstd; not 'gzip'"):
+            AuditLog(path, compress="gzip")  # type: ignore[arg-type]
+
+
+LOGROTATE = Path(__file__).parents[2] / "docs" / "logrotate.conf"
+
+
+@pytest.mark.parametrize("option", ["", "copytruncate"])
+def test_logrotate(path: Path, require_server: Callable[[str], str], option: str) -> None:
+    """
+    With the configuration that is shipped, logrotate moves the file, and the chain goes on. With
+    copytruncate it does, too, and what was cut is recorded.
+    """
+    command = require_server("logrotate")
+    log = AuditLog(path)
+    config = path.with_name("logrotate.conf")
+    text = LOGROTATE.read_text().replace("/var/lib/agent/audit.jsonl", str(path))
+    config.write_text(text.replace("nocreate", option or "nocreate"))
+    for number in range(3):
+        log.write(rung(number))
+        subprocess.run(
+            [command, "--force", "--state", str(path.with_name("state")), str(config)], check=True
+        )
+    log.write(rung(3))
+    log.close()
+
+    files = sorted(path.parent.glob("audit.jsonl.[0-9]*"), reverse=True)
+    records = read(*files, path) if not option else read_apart(*files, path)
+    assert [0, 1, 2, 3] == [
+        record["metadata"]["number"]
+        for record in records
+        if record["event_type"] == "audit_seals.rung"
+    ]
+    assert (3 if option else 0) == types(records).count("recover")
+
+
+class TestSigning:
+    @pytest.fixture(autouse=True)
+    def library(self) -> None:
+        pytest.importorskip("cryptography", reason="needs harken[sign]")
+
+    @pytest.mark.parametrize("with_ratchet", [False, True])
+    def test_signatures(self, path: Path, key: Path, with_ratchet: bool) -> None:
+        """
+        Whoever has the public key can check each checkpoint.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        signing = key.with_name("signing.pem")
+        public = load_pem_public_key(create_signing_key(signing).encode())
+        assert isinstance(public, Ed25519PublicKey)
+        if with_ratchet:
+            create_key(key)
+        log = AuditLog(path, key_path=key if with_ratchet else None, signing_key_path=signing)
+        log.write(rung(*range(1200)))
+        log.write(rung(1))
+        log.close()
+
+        found = checkpoints(read(path))
+        assert 2 == len(found)
+        for checkpoint in found:
+            message = seal_message(
+                epoch=checkpoint.get("epoch"), **{name: checkpoint[name] for name in COVERED}
+            )
+            public.verify(bytes.fromhex(checkpoint["signature"]), message)
+            assert key_id_of(public.public_bytes_raw()) == checkpoint["signing_key_id"]
+            assert with_ratchet == ("mac" in checkpoint)
+
+    def test_private_file(self, key: Path) -> None:
+        """
+        The private key is for its owner alone.
+        """
+        create_signing_key(key)
+
+        assert 0o600 == key.stat().st_mode & 0o777
+
+    def test_unusable(self, path: Path, key: Path) -> None:
+        """
+        What is no Ed25519 key in a readable PEM file is refused, and the message says why.
+        """
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        with pytest.raises(AuditKeyError, match="cannot be read: No such file or directory"):
+            AuditLog(path, signing_key_path=key)
+        key.touch(0o600)
+        with pytest.raises(AuditKeyError, match="is no PEM file without password"):
+            AuditLog(path, signing_key_path=key)
+        key.write_bytes(
+            X25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        with pytest.raises(AuditKeyError, match="is not an Ed25519 key"):
+            AuditLog(path, signing_key_path=key)
+
+
+def test_signing_without_the_library(
+    tmp_path: Path, run_python: Callable[..., CompletedProcess[str]]
+) -> None:
+    """
+    Without the extra, both halves of signing say what to install.
+    """
+    done = run_python(
+        """
+import sys
+sys.modules["cryptography.hazmat.primitives"] = None
+from harken.errors import AuditKeyError
+from harken.sinks.audit import AuditLog, create_signing_key
+for call in (lambda: create_signing_key("k"), lambda: AuditLog("a.jsonl", signing_key_path="k")):
+    try:
+        call()
+    except AuditKeyError as error:
+        print(error)
+"""
+    )
+
+    assert 2 == done.stdout.count("needs the package cryptography; install harken[sign]")
