@@ -22,6 +22,9 @@ from harken.redaction import Redactor
 MAX_TEXT = 65_536
 """Characters of one string that are kept; what is cut is named with its size and SHA-256."""
 
+MAX_SCOPE_TEXT = 1_024
+"""Characters of one text of a scope that are kept."""
+
 MAX_ITEMS = 20_000
 """Members of all containers of one event that are kept."""
 
@@ -110,12 +113,15 @@ class Encoder:
         """
         Return *values* as redacted and bounded JSON scalars; containers become JSON text.
         """
-        plain = _Plain(text=1024, items=256).value(dict(values))
+        plain = _Plain(items=256).value(dict(values))
         redactor = self.redactor
         if redactor is not None and redactor.suspicious(orjson.dumps(plain)):
             plain = redactor.tree(plain, {})
+        # Cut after the redaction: half a secret is not found any more.
         return {
-            name: orjson.dumps(value).decode() if isinstance(value, (list, dict)) else value
+            name: _bounded(
+                orjson.dumps(value).decode() if isinstance(value, (list, dict)) else value
+            )
             for name, value in plain.items()
         }
 
@@ -135,6 +141,14 @@ class Encoder:
                     tree["size"] = tree["size"] or len(text)
             if kind not in self.capture or value is None:
                 tree.pop(name, None)
+
+
+def _bounded(value: JSON) -> JSON:
+    if isinstance(value, (list, dict)):
+        value = orjson.dumps(value).decode()
+    if isinstance(value, str) and len(value) > MAX_SCOPE_TEXT:
+        return value[:MAX_SCOPE_TEXT] + "..."
+    return value
 
 
 class _Cut:
@@ -182,8 +196,7 @@ class _Plain:
     """
 
     # More than are kept, so that what is cut later is named with its true size; yet bounded.
-    def __init__(self, *, text: int | None = None, items: int = 10 * MAX_ITEMS) -> None:
-        self._text = text
+    def __init__(self, *, items: int = 10 * MAX_ITEMS) -> None:
         self._items = items
         self._inside: set[int] = set()
 
@@ -235,8 +248,6 @@ class _Plain:
         return plain if isinstance(plain, str) else orjson.dumps(plain).decode()
 
     def _string(self, text: str) -> str:
-        if self._text is not None and len(text) > self._text:
-            text = text[: self._text] + "..."
         # Lone surrogates have no UTF-8; U+FFFD is what Unicode keeps for that.
         return (
             text
@@ -275,7 +286,7 @@ def _plain_object(value: object) -> Any:
     if isinstance(value, AbstractSet):
         return sorted(value, key=repr)
     try:
-        return str(value)[:4096]
+        return str(value)
     except Exception as error:  # an author's __str__ may raise anything
         return f"[UNPRINTABLE:{type(error).__name__}]"
 

@@ -30,7 +30,7 @@ from harken.delivery import (
 )
 from harken.dispatch import Dispatcher
 from harken.envelope import Clock, Envelope, Ids, Mint
-from harken.errors import ClosedBusError, EventError, SubscriptionError
+from harken.errors import ClosedBusError, EventError, RedactionError, SubscriptionError
 from harken.event import CONTENT_KINDS, JSON, ContentKind, Event, describe
 from harken.flushing import flush
 from harken.operation import Operation
@@ -122,7 +122,7 @@ class Bus:
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
-        self._redaction = redaction
+        self._redaction = _checked(redaction)
         self._capture = _content_kinds(capture_content)
         self._dispatch = Dispatcher(
             Mint(clock or Clock(), ids or Ids(), self._make_encoder), Routes(audit_types or {})
@@ -208,7 +208,7 @@ class Bus:
             mint,
             None,
             _cause_ids(causes) if causes else () if handled is None else (handled.id,),
-            attributes,
+            None if attributes is None else dict(attributes),
         )
         route.published += 1
         errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
@@ -229,10 +229,18 @@ class Bus:
         causes: Iterable[str | Envelope[Event]],
     ) -> Envelope[Event] | None:
         time_ns = None if time is None else _time_ns(time)
-        options = Options(audit, time_ns, attributes, _cause_ids(causes))
+        given = None if attributes is None else dict(attributes)
+        options = Options(audit, time_ns, given, _cause_ids(causes))
         if describe(event).is_start:
             return self._operations.publish_start(event, options)
         return self._operations.publish_end(event, options)
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        Whether the bus was closed, or is being closed.
+        """
+        return self._state != "open"
 
     @property
     def is_closing(self) -> bool:
@@ -274,7 +282,8 @@ class Bus:
             EventError: No event type ends this one.
         """
         cls = type(event)
-        options = Options(audit, None, attributes, _cause_ids(causes))
+        given = None if attributes is None else dict(attributes)
+        options = Options(audit, None, given, _cause_ids(causes))
         return Operation(self._operations, event, options, lambda: not self._find_route(cls).silent)
 
     def _route(self, cls: type) -> Route:
@@ -474,6 +483,21 @@ class Bus:
 
             ClosedBusError: The bus was closed.
         """
+        subscription = self._attach(
+            sink, types, delivery=delivery, required=required, name=name, **queue
+        )
+        return self._begin(subscription)
+
+    def _attach(
+        self,
+        sink: Sink,
+        types: tuple[type[Event], ...],
+        *,
+        delivery: Delivery | None = None,
+        required: bool | None = None,
+        name: str | None = None,
+        **queue: Unpack[QueueOptions],
+    ) -> Subscription:
         if not callable(getattr(sink, "write", None)):
             raise SubscriptionError(
                 f"cannot attach {sink!r}: it has no write(batch); a function goes to "
@@ -501,7 +525,56 @@ class Bus:
                 self._drain(subscription, write)
             if isinstance(sink, SupportsAttached):
                 sink.attached(self)
-            return self._begin(subscription)
+            self._subscriptions[subscription.name] = subscription
+            return subscription
+
+    def replace(
+        self,
+        old: Iterable[Subscription],
+        new: Iterable[tuple[Sink, tuple[type[Event], ...]]],
+        timeout: float = 5.0,
+    ) -> list[Subscription]:
+        """
+        Attach the sinks of *new*, and close those of *old*, which were attached before.
+
+        No event is lost between them: what an old sink would have got after its close goes to
+        the new sink of the same class, if there is one, and else is counted as dropped.
+
+        Args:
+            new: Each sink with the types that it listens to.
+
+            timeout: Seconds that the old sinks may take at most.
+        """
+        deadline = time_.monotonic() + timeout
+        retired = [item for item in old if item.active]
+        with self._lock:
+            for item in retired:
+                item.active = False
+                self._subscriptions.pop(item.name, None)
+            added = [self._attach(sink, types) for sink, types in new]
+            if added:
+                _load()
+                hold(self)
+            self._dispatch.routes.change(added, retired)
+            self._routes = {}
+        heirs = {type(item.sink): item for item in added}
+        for item in retired:
+            self._close_replaced(item, heirs.get(type(item.sink)), deadline)
+        return added
+
+    def _close_replaced(
+        self, item: Subscription, heir: Subscription | None, deadline: float
+    ) -> None:
+        flush((item,), deadline)
+        item.bequeath(heir)
+        if item.queue is not None:
+            item.queue.close()
+            while item.queue.pending and time_.monotonic() < deadline:
+                item.hurry()
+                time_.sleep(0.001)
+        if isinstance(item.sink, SupportsClose):
+            self._close_sink(item, item.sink, max(deadline - time_.monotonic(), 0.0))
+        item.leave_worker()
 
     def _subscription(
         self,
@@ -531,10 +604,11 @@ class Bus:
 
     def _begin(self, subscription: Subscription) -> Subscription:
         _load()
-        self._subscriptions[subscription.name] = subscription
-        hold(self)
-        self._dispatch.routes.add(subscription)
-        self.refresh()
+        with self._lock:
+            self._subscriptions[subscription.name] = subscription
+            hold(self)
+            self._dispatch.routes.change(add=(subscription,))
+            self._routes = {}
         return subscription
 
     def _drain(
@@ -576,8 +650,8 @@ class Bus:
             if not subscription.active:
                 return
             subscription.active = False
-            self._dispatch.routes.remove(subscription)
-            self.refresh()
+            self._dispatch.routes.change(remove=(subscription,))
+            self._routes = {}
         self._retire(subscription)
 
     def _retire(self, subscription: Subscription) -> None:
@@ -745,11 +819,18 @@ class Bus:
             if capture_content is not None:
                 self._capture = _content_kinds(capture_content)
             if redaction is not None:
-                self._redaction = redaction
+                self._redaction = _checked(redaction)
             if audit_types is not None:
                 self._dispatch.routes.audit_types = dict(audit_types)
             self._dispatch.mint = self._dispatch.mint.with_encoder(self._make_encoder)
             self.refresh()
+
+    def redact(self, text: str) -> str:
+        """
+        Return *text* as it may leave the process.
+        """
+        redactor = self._dispatch.mint.encoder.redactor
+        return text if redactor is None else redactor.text(text)
 
     def _make_encoder(self) -> Encoder:
         from harken.body import Encoder
@@ -790,6 +871,18 @@ def _load() -> None:
     """
     for name in ("harken.body", "harken.redaction", "harken.catalog.observation"):
         import_module(name)
+    import_module("harken.redaction").Redactor().suspicious(b"")
+
+
+def _checked(redaction: Redactor | bool) -> Redactor | bool:
+    if not isinstance(redaction, bool):
+        from harken.redaction import Redactor
+
+        if not isinstance(redaction, Redactor):
+            raise RedactionError(
+                f"redaction={redaction!r} is no Redactor; give one, or True or False"
+            )
+    return redaction
 
 
 def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:

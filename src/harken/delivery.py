@@ -257,6 +257,8 @@ class Queue:
         self._waiting = 0
         self._refusing = False
         self._closed = False
+        # Who gets what comes after the close; without anybody it is counted as dropped.
+        self.successor: Callable[[Envelope[Event]], object] | None = None
         self._items: deque[Envelope[Event] | Marker] = deque()
         self._depth = 0
         self._in_flight = 0
@@ -282,7 +284,10 @@ class Queue:
         dropped: list[Envelope[Event]] = []
         with self.lock:
             if self._closed:
-                self.drops.add("shutdown", (envelope.seq,))
+                if self.successor is None:
+                    self.drops.add("shutdown", (envelope.seq,))
+                else:
+                    self.successor(envelope)
                 return
             if (
                 self._depth >= self.capacity
@@ -700,6 +705,8 @@ class Inline:
         self._lock = threading.RLock()
         self._writer = 0
         self._closed = False
+        # Who gets what comes after the close; without anybody it is counted as missed.
+        self.successor: Callable[[Envelope[Event]], Exception | None] | None = None
         self._in_line: deque[Envelope[Event]] = deque()
 
     def __call__(self, envelope: Envelope[Event]) -> Exception | None:
@@ -743,7 +750,7 @@ class Inline:
         while batch:
             if self._closed:
                 for envelope in batch:
-                    self._missed(envelope)
+                    error = self._after_close(envelope) or error
                 return error
             try:
                 self._writer = me
@@ -762,6 +769,12 @@ class Inline:
                 return error
             batch = self._take()
         return error
+
+    def _after_close(self, envelope: Envelope[Event]) -> Exception | None:
+        if self.successor is not None:
+            return self.successor(envelope)
+        self._missed(envelope)
+        return None
 
     def close(self, call: Callable[[], None], timeout: float) -> bool:
         """

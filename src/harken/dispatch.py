@@ -92,13 +92,25 @@ class Dispatcher:
         Queue *envelope* and call the inline sinks; return what required ones raised.
         """
         errors = _put(route.queues, envelope)
+        failed: list[Subscription] | None = None
         for write, subscription in route.sinks:
             failure = write(envelope)
             if failure is not None:
-                subscription.report()
+                failed = [*(failed or ()), subscription]
                 if subscription.required:
                     errors = [*(errors or ()), failure]
+        if failed is not None:
+            # Only now: in every sink the report follows the event that caused it.
+            self._report(failed, envelope)
         return errors
+
+    def _report(self, failed: list[Subscription], envelope: Envelope[Event]) -> None:
+        token = cause.set(envelope)
+        try:
+            for subscription in failed:
+                subscription.report()
+        finally:
+            cause.reset(token)
 
     def to_handlers(self, route: Route, envelope: Envelope[Event]) -> list[Exception] | None:
         """

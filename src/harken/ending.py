@@ -17,9 +17,6 @@ from harken.event import Event, Outcome, OutcomeFrom, describe
 # 128 + SIGINT and 128 + SIGTERM, as a shell reports them.
 _SIGNAL_EXITS = (130, 143)
 
-MAX_MESSAGE = 2_000
-"""Characters of an error's message that are kept."""
-
 
 class Ending(msgspec.Struct, frozen=True):
     """
@@ -122,6 +119,7 @@ def error_type(error: BaseException | str | None) -> str | None:
 
 def _message(error: BaseException | str) -> str:
     try:
-        return str(error)[:MAX_MESSAGE]
+        # Not cut: half a secret would not be found any more.
+        return str(error)
     except Exception as failure:  # an author's __str__ may raise anything
         return f"[UNPRINTABLE:{type(failure).__name__}]"

@@ -5,6 +5,7 @@ Envelopes: an event plus everything the bus knows about it; ids and clocks.
 from __future__ import annotations
 
 import os
+import re
 import string
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ _MASK_64 = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# What the ids of envelopes look like.
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Clock:
@@ -296,7 +300,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         The id of the event that made this one happen.
         """
         if self.causes:
-            return self.causes[0]
+            first = self.causes[0]
+            if _ID.fullmatch(first):
+                return first
+            cleaned = self._mint.encoder.texts({"causation_id": first})["causation_id"]
+            return None if cleaned is None else str(cleaned)
         if self.started is not None:
             return self.started.id
         return None if self._scope.operation is None else self._scope.operation.id
@@ -400,8 +408,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
 
     def _find_resource(self) -> str:
         parts = _template(self.type.resource)
-        redacted = bool(self.redacted or self.truncated)
-        values = self.data() if redacted and any(field for _, field in parts) else None
+        values = self.data() if self.redacted or self.truncated else None
         text = ""
         for literal, field in parts:
             text += literal
@@ -410,10 +417,12 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             if field not in self.type.fields:
                 value = getattr(self, field)
             else:
-                value = getattr(self.event, field) if values is None else values.get(field)
+                value = getattr(self.event, field)
+                if values is not None or not _is_plain(value):
+                    value = (values or self.data()).get(field)
             if value is None or value == "":
                 return "unknown" if self.started is None else self.started.resource
-            text += str(value)
+            text += value if isinstance(value, str) else msgspec.json.encode(value).decode()
         return text[:512].encode("utf-8", "replace").decode()
 
     @property
@@ -440,9 +449,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         The class of the error, when there was one.
         """
         own = getattr(self.event, "error_type", None)
-        if own and self.redacted:
+        if own is not None and (own.__class__ is not str or self.redacted):
             own = self.data().get("error_type")
-        return str(own)[:256] if own else self._error_type
+            if own is not None and not isinstance(own, str):
+                own = msgspec.json.encode(own).decode()
+        return own[:256] if own else self._error_type
 
     @property
     def body(self) -> bytes:
@@ -505,6 +516,15 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
 
     def _clean(self) -> Scope:
         return self._mint.clean(self._scope)
+
+
+def _is_plain(value: object) -> bool:
+    # A subclass may print as anything, or refuse to.
+    return (
+        value is None
+        or value.__class__ is str
+        or (value.__class__ is int and -_MASK_62 < value < _MASK_62)
+    )
 
 
 @cache

@@ -64,6 +64,23 @@ class Outcome(str, Enum):
 _OUTCOMES: dict[str, Outcome] = {outcome.value: outcome for outcome in Outcome}
 
 
+def plain_text(value: object) -> str:
+    """
+    Return a word or a small number as text, a boolean as ``true`` or ``false``, and anything else
+    as an empty text. Never raises, whatever `__str__` of a subclass does.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str):
+        return str.__str__(value)
+    # Python refuses to print integers of more than 4,300 digits.
+    if isinstance(value, int) and value.bit_length() < 128:
+        return int.__repr__(value)
+    return ""
+
+
 class OutcomeFrom(msgspec.Struct, frozen=True):
     """
     An outcome that is read from a field; see `outcome_from()`.
@@ -73,11 +90,7 @@ class OutcomeFrom(msgspec.Struct, frozen=True):
     mapping: dict[str, str]
 
     def __call__(self, event: Event) -> Outcome:
-        value = getattr(event, self.field)
-        if isinstance(value, bool):
-            value = str(value).lower()
-        # Anything else is no word, and its __str__ may raise.
-        word = str(value) if isinstance(value, (str, int)) else ""
+        word = plain_text(getattr(event, self.field))
         return Outcome.of(self.mapping.get(word, word))
 
 

@@ -10,14 +10,12 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-import msgspec
-
 from harken.ending import Ending, choose, outcome_of
 from harken.envelope import Envelope
 from harken.errors import DeliveryError, EventError
-from harken.event import SCOPE_NAMES, Event, Outcome, describe
-from harken.pairing import Open, Operations, Options, raise_for
-from harken.scope import Scope, cause, current, enter, leave, leave_cause
+from harken.event import Event, Outcome, describe, plain_text
+from harken.pairing import Open, Operations, Options, key_of, raise_for
+from harken.scope import Entered, Scope, cause, current, enter, leave, leave_cause
 
 S = TypeVar("S", bound=Event)
 
@@ -58,7 +56,7 @@ class Operation(Generic[S]):
         self._decided: Ending | None = None
         self._scope: Scope | None = None
         self._ended = False
-        self._token: Token[Scope | None] | None = None
+        self._entered: Entered | None = None
         self._cause_token: Token[Envelope[Event] | None] | None = None
 
     def __repr__(self) -> str:
@@ -102,12 +100,20 @@ class Operation(Generic[S]):
             raise EventError(
                 f"{self._info.name}: this operation was started before; make a new one"
             )
-        outer = self._prepare(current())
+        here = current()
+        keyless = key_of(self._info, self._event, here) is None
+        event, outer = self._operations.prepare(self._event, here)
+        self._event = cast("S", event)
         self._scope = outer
         if not self._wanted():
             return self
         self._open, errors = self._operations.begin(
-            self._event, outer, self._options, managed=managed
+            self._event,
+            outer,
+            self._options,
+            managed=managed,
+            keyless=keyless,
+            run_id=here.run_id,
         )
         self._scope = outer.replace(operation=self._open.start)
         try:
@@ -119,34 +125,6 @@ class Operation(Generic[S]):
             raise
         return self
 
-    def _prepare(self, outer: Scope) -> Scope:
-        """
-        Make the keys that the author did not give; return the scope to start in.
-        """
-        made: dict[str, Any] = {}
-        for name in self._info.key:
-            if name not in self._info.fields:
-                continue
-            given = getattr(self._event, name)
-            if given is None or (isinstance(given, str) and not given):
-                made[name] = self._operations.new_key()
-        if made:
-            self._event = msgspec.structs.replace(self._event, **made)
-        phase = getattr(self._event, "phase", None)
-        if phase and isinstance(phase, str):
-            outer = outer.replace(phase=phase)
-        if self._info.key == ("run_id",) and "run_id" not in self._info.fields:
-            nested = outer.own_run
-            if outer.run_id is None or nested:
-                parent = outer.run_id if nested else outer.parent_run_id
-                outer = outer.replace(run_id=self._operations.new_key(), parent_run_id=parent)
-            return outer.replace(own_run=True)
-        if len(self._info.key) == 1 and self._info.key[0] in SCOPE_NAMES - set(self._info.fields):
-            name = self._info.key[0]
-            if getattr(outer, name) is None:
-                return outer.replace(**{name: self._operations.new_key()})
-        return outer
-
     def complete(self, **fields: Any) -> None:
         """
         Say that it succeeded; *fields* are those of the success terminal.
@@ -155,8 +133,8 @@ class Operation(Generic[S]):
             EventError: The terminal has no such field, or needs one that is not given.
         """
         word = fields.get("outcome")
-        outcome = Outcome.success if word is None else Outcome.of(str(word))
-        raw = str(word) if word is not None and outcome is Outcome.unknown else None
+        outcome = Outcome.success if word is None else Outcome.of(plain_text(word))
+        raw = plain_text(word) if word is not None and outcome is Outcome.unknown else None
         self._decide(Ending(outcome, fields, word=raw))
 
     def fail(
@@ -175,10 +153,10 @@ class Operation(Generic[S]):
         Raises:
             EventError: The terminal has no such field.
         """
-        found = Outcome.of(str(outcome))
+        found = Outcome.of(plain_text(outcome))
         if found is Outcome.failure and isinstance(error, TimeoutError):
             found = Outcome.timeout
-        raw = str(outcome) if found is Outcome.unknown else None
+        raw = plain_text(outcome) if found is Outcome.unknown else None
         self._decide(Ending(found, fields, error=error, word=raw))
 
     def deny(self, reason: str = "", **fields: Any) -> None:
@@ -246,7 +224,7 @@ class Operation(Generic[S]):
         self._begin(managed=True)
         assert self._scope is not None
         self._cause_token = cause.set(None)
-        self._token = enter(self._scope)
+        self._entered = enter(self._scope)
         return self
 
     def __exit__(
@@ -255,8 +233,8 @@ class Operation(Generic[S]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._token is not None and self._cause_token is not None
-        leave(self._token)
+        assert self._entered is not None and self._cause_token is not None
+        leave(self._entered)
         leave_cause(self._cause_token)
         self.end(exc)
 

@@ -4,6 +4,7 @@ The open operations of a bus: each start gets exactly one end, paired by key.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ from harken.dispatch import Dispatcher
 from harken.ending import Ending, error_type, terminal_event
 from harken.envelope import Envelope
 from harken.errors import DeliveryError
-from harken.event import JSON, Event, EventType, Outcome, OutcomeFrom, describe
+from harken.event import JSON, SCOPE_NAMES, Event, EventType, Outcome, OutcomeFrom, describe
 from harken.scope import Scope, current
 
 EARLY_SECONDS = 60.0
@@ -50,11 +51,25 @@ class Options(msgspec.Struct, frozen=True):
 class Open:
     """
     An operation that was started.
+
+    Attributes:
+        keyless: Whether its author gave no key, so that an end without one may be its own.
+
+        run_id: The run that it was started in.
     """
 
-    def __init__(self, start: Envelope[Event], key: tuple[Any, ...] | None) -> None:
+    def __init__(
+        self,
+        start: Envelope[Event],
+        key: tuple[Any, ...] | None,
+        *,
+        keyless: bool,
+        run_id: str | None,
+    ) -> None:
         self.start = start
         self.key = key
+        self.keyless = keyless
+        self.run_id = run_id
         self.managed = False
         self.decided: Ending | None = None
         self.announced = False
@@ -68,6 +83,17 @@ class Open:
         Where the end looks for it first.
         """
         return (self.start.type.cls, self.key, self.start.scope.run_id)
+
+    @property
+    def places(self) -> list[tuple[Any, ...]]:
+        """
+        Where an end of any run finds it.
+        """
+        cls = self.start.type.cls
+        places: list[tuple[Any, ...]] = [] if self.key is None else [(cls, self.key)]
+        if self.keyless or self.key is None or not _carry_key(self.start.type):
+            places.append((cls, None))
+        return places
 
 
 class Early:
@@ -85,12 +111,16 @@ def key_of(info: EventType, event: Event, scope: Scope) -> tuple[Any, ...] | Non
     Return what pairs *event* with its counterpart; None when its author gave no key.
     """
     values = tuple(
-        getattr(event, name) if name in info.fields else getattr(scope, name) for name in info.key
+        _key_part(getattr(event if name in info.fields else scope, name, None)) for name in info.key
     )
+    return None if not values or None in values else values
+
+
+def _key_part(value: object) -> str | int | None:
     # Only words and numbers pair; whatever else an author put there may not even compare.
-    if not values or not all(isinstance(value, (str, int)) and value != "" for value in values):
-        return None
-    return values
+    if value.__class__.__name__ == "UUID":
+        return str(value)
+    return value if isinstance(value, (str, int)) and value != "" else None
 
 
 class Operations:
@@ -112,6 +142,8 @@ class Operations:
         self._by_key: dict[tuple[Any, ...], list[Open]] = {}
         self._recent: OrderedDict[tuple[Any, ...], None] = OrderedDict()
         self._early: dict[tuple[Any, ...], Early] = {}
+        # Ends that were told alone, and until when a start of theirs may still come.
+        self._told: dict[tuple[Any, ...], float] = {}
         # Ends that were decided and not yet handed over. What interrupts this very moment
         # (KeyboardInterrupt) leaves them here, for the close.
         self._due: dict[int, tuple[Open, Envelope[Event]]] = {}
@@ -137,16 +169,61 @@ class Operations:
     def publish_start(self, event: Event, options: Options) -> Envelope[Event]:
         """
         Publish a start by itself, to be paired with its end by key.
+
+        A key that its author left empty is made, and is in the envelope's event.
         """
-        operation, errors = self.begin(event, current(), options)
+        here = current()
+        keyless = key_of(describe(event), event, here) is None
+        event, scope = self.prepare(event, here)
+        operation, errors = self.begin(event, scope, options, keyless=keyless, run_id=here.run_id)
         raise_for(operation.start, errors)
         return operation.start
 
+    def prepare(self, event: Event, outer: Scope) -> tuple[Event, Scope]:
+        """
+        Make the keys that the author of a start left empty; return it, and the scope to start in.
+        """
+        info = describe(event)
+        made: dict[str, Any] = {}
+        for name in info.key:
+            if name in info.fields:
+                given = getattr(event, name)
+                if given is None or (isinstance(given, str) and not given):
+                    made[name] = self.new_key()
+        if made:
+            event = msgspec.structs.replace(event, **made)
+        phase = getattr(event, "phase", None)
+        if phase and isinstance(phase, str):
+            outer = outer.replace(phase=phase)
+        if info.key == ("run_id",) and "run_id" not in info.fields:
+            nested = outer.own_run
+            if outer.run_id is None or nested:
+                parent = outer.run_id if nested else outer.parent_run_id
+                outer = outer.replace(run_id=self.new_key(), parent_run_id=parent)
+            return event, outer.replace(own_run=True)
+        if len(info.key) == 1 and info.key[0] in SCOPE_NAMES - set(info.fields):
+            name = info.key[0]
+            if getattr(outer, name) is None:
+                return event, outer.replace(**{name: self.new_key()})
+        return event, outer
+
     def begin(
-        self, event: Event, scope: Scope, options: Options, *, managed: bool = False
+        self,
+        event: Event,
+        scope: Scope,
+        options: Options,
+        *,
+        keyless: bool,
+        run_id: str | None,
+        managed: bool = False,
     ) -> tuple[Open, Errors]:
         """
         Open an operation and publish its start; also return what required subscribers raised.
+
+        Args:
+            keyless: Whether the author gave no key.
+
+            run_id: The run around it.
         """
         info = describe(event)
         start = self._dispatch.stamp(
@@ -158,7 +235,7 @@ class Operations:
             attributes=options.attributes,
             causes=options.causes,
         )
-        operation = Open(start, key_of(info, event, scope))
+        operation = Open(start, key_of(info, event, scope), keyless=keyless, run_id=run_id)
         operation.managed = managed
         with self._lock:
             self._add(operation)
@@ -204,6 +281,8 @@ class Operations:
             operation = self._match(info.ends, key, scope)
             address = (info.ends, key, scope.run_id)
             if operation is not None:
+                if key is None:
+                    event = _with_key(event, operation.start)
                 end = self._stamp_end(event, operation.start.scope, operation, options)
                 envelope = self._settle(operation, end)
             elif key is None or not (address in self._recent or address in self._early):
@@ -252,8 +331,8 @@ class Operations:
         """
         with self._lock:
             early, self._early = self._early, {}
-            for address in early:
-                self._remember(address)
+            for address, item in early.items():
+                self._tell_alone(address, item)
         for item in early.values():
             self._hand_over(item.envelope)
 
@@ -338,18 +417,27 @@ class Operations:
                 info.name,
             )
 
+    def _tell_alone(self, address: tuple[Any, ...], early: Early) -> None:
+        self._remember(address)
+        now = time.monotonic()
+        self._told = {one: until for one, until in self._told.items() if until > now}
+        # Its start may be as late as it would have been waited for, and has its end already.
+        self._told[address] = max(early.release_at, now)
+
     def _add(self, operation: Open) -> None:
         self._open[id(operation)] = operation
-        self._by_key.setdefault(operation.address[:2], []).append(operation)
+        for place in operation.places:
+            self._by_key.setdefault(place, []).append(operation)
         self._recent.pop(operation.address, None)
 
     def _remove(self, operation: Open) -> None:
         self._open.pop(id(operation), None)
-        same = self._by_key.get(operation.address[:2], [])
-        if operation in same:
-            same.remove(operation)
-        if not same:
-            self._by_key.pop(operation.address[:2], None)
+        for place in operation.places:
+            same = self._by_key.get(place, [])
+            if operation in same:
+                same.remove(operation)
+            if not same:
+                self._by_key.pop(place, None)
         if operation.key is not None:
             self._remember(operation.address)
 
@@ -360,22 +448,28 @@ class Operations:
 
     def _match(self, start: type[Event], key: tuple[Any, ...] | None, scope: Scope) -> Open | None:
         found = self._by_key.get((start, key), [])
-        same_run = [item for item in found if item.start.scope.run_id == scope.run_id]
         if key is None:
             # Without a key only the one candidate that there is; never a guess among several.
+            same_run = [item for item in found if item.run_id == scope.run_id]
             return same_run[0] if len(same_run) == 1 and not same_run[0].managed else None
-        if same_run:
-            return same_run[0]
-        # A callback's thread may know the key and not the run.
-        return found[0] if len(found) == 1 and scope.run_id is None else None
+        for item in found:
+            if item.start.scope.run_id == scope.run_id:
+                return item
+        # Whoever ends it may know the key and not the run, or be in the run around it.
+        related = [item for item in found if _are_related(item.start.scope, scope)]
+        return related[0] if len(related) == 1 else None
 
     def _take_early(self, operation: Open) -> Envelope[Event] | None:
         if operation.key is None:
             return None
-        early = self._early.pop(operation.address, None)
-        if early is None:
-            early = self._early.pop((*operation.address[:2], None), None)
-        if early is None:
+        for address in (operation.address, (*operation.address[:2], None)):
+            if self._told.pop(address, 0.0) > time.monotonic():
+                self._remove(operation)
+                return None
+            early = self._early.pop(address, None)
+            if early is not None:
+                break
+        else:
             return None
         self._remove(operation)
         force_setattr(early.envelope, "started", operation.start)
@@ -385,6 +479,8 @@ class Operations:
         if ended.start.type.key != ("run_id",):
             return
         run_id = ended.start.scope.run_id
+        if run_id is None:
+            return
         cancelled = end.outcome is Outcome.cancelled
         for operation in self._open.values():
             if operation.start.scope.run_id == run_id and not operation.managed:
@@ -411,8 +507,8 @@ class Operations:
             self._timer = None
             due = [address for address, item in self._early.items() if item.release_at <= now]
             late = [self._early.pop(address) for address in due]
-            for address in due:
-                self._remember(address)
+            for address, item in zip(due, late, strict=True):
+                self._tell_alone(address, item)
             left = [
                 item
                 for item in self._open.values()
@@ -432,8 +528,50 @@ class Operations:
         with suppress(DeliveryError):
             self.finish(operation, ending, Options())
         if operation.decided is None:
-            key = "" if operation.key is None else ":".join(map(str, operation.key))
-            self._dispatch.report_orphan(operation.start, key, outcome)
+            self._dispatch.report_orphan(operation.start, _key_text(operation.start), outcome)
+
+
+@functools.cache
+def _carry_key(start: EventType) -> bool:
+    """
+    Return whether every end of an operation has room for its key.
+    """
+    return all(
+        name in SCOPE_NAMES or name in describe(end).fields
+        for name in start.key
+        for end in start.terminals
+    )
+
+
+def _are_related(one: Scope, other: Scope) -> bool:
+    return (
+        one.run_id is None
+        or other.run_id is None
+        or one.parent_run_id == other.run_id
+        or other.parent_run_id == one.run_id
+    )
+
+
+def _with_key(end: Event, start: Envelope[Event]) -> Event:
+    """
+    Return *end* with the key of its start, in the fields that its author left empty.
+    """
+    info = describe(end)
+    found = {
+        name: getattr(start.event, name)
+        for name in start.type.key
+        if name in start.type.fields and name in info.fields and getattr(end, name) in ("", None)
+    }
+    return msgspec.structs.replace(end, **found) if found else end
+
+
+def _key_text(start: Envelope[Event]) -> str:
+    """
+    Return the key of an operation as it may leave the process.
+    """
+    data = start.data()
+    values = (data.get(name, getattr(start, name, None)) for name in start.type.key)
+    return ":".join(str(value) for value in values if value is not None)
 
 
 def raise_for(envelope: Envelope[Event], errors: Sequence[Exception]) -> None:

@@ -49,8 +49,15 @@ class Rule(NamedTuple):
     candidate: str
 
 
-# Where a token may begin: also behind an underscore, which is a part of words.
-_BEGIN = r"(?<![A-Za-z0-9])"
+def _begin(literal: str) -> str:
+    """
+    Return the pattern of *literal* where a token may begin: also behind an underscore.
+
+    The look behind stands after the letters, so that they are what Python searches for.
+    """
+    return rf"{literal}(?<![A-Za-z0-9]{literal})"
+
+
 _URL_USER = r"(?:\[(?:REDACTED:\w{1,64}|HMAC:[0-9a-f]{12})\]|[^\s/:@'\"<>])*+"
 
 # Published forms of tokens: the documentation of the services, and gitleaks' rules. The ends are
@@ -60,49 +67,54 @@ RULES: tuple[Rule, ...] = (
         "private_key",
         ("private key",),
         r"-----BEGIN[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[^-]|-(?!----END))*+(?:-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----)?"
-        # Of one whose beginning was cut off, what is left before its end.
-        r"|(?<![A-Za-z0-9+/=\\\s])[A-Za-z0-9+/=\\\s]++"
-        r"-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----",
+        r"(?:[^-]|-(?!----END))*+(?:-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
         r"-----(?:BEGIN|END)[ A-Z0-9]{0,40}PRIVATE KEY",
     ),
+    # Of one whose beginning was cut off, what is left before its end.
+    Rule(
+        "private_key",
+        ("private key-----", "private key block-----"),
+        r"(?<![A-Za-z0-9+/=\\\s])[A-Za-z0-9+/=\\\s]++"
+        r"-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----",
+        r"-----END[ A-Z0-9]{0,40}PRIVATE KEY",
+    ),
+    # Signed, where what is glued to its front goes, too; and encrypted, in five parts.
     Rule(
         "jwt",
         ("eyj",),
-        # Signed, where what is glued to its front goes, too; and encrypted, in five parts.
         r"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]{13,}+\.eyJ[A-Za-z0-9_-]{10,}+"
-        r"(?:\.[A-Za-z0-9_-]*+)*+|eyJ[A-Za-z0-9_-]{10,}+(?:\.[A-Za-z0-9_-]*+){4})",
+        r"(?:\.[A-Za-z0-9_-]++){0,3}+|eyJ[A-Za-z0-9_-]{10,}+(?:\.[A-Za-z0-9_-]*+){4})",
         r"eyJ[A-Za-z0-9_-]{10}",
     ),
     Rule(
         "aws_access_key",
         ("akia", "asia", "abia", "acca"),
-        rf"{_BEGIN}(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{{16,}}+(?![a-z])",
-        r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
+        r"A(?<![A-Za-z0-9]A)(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16,}+",
+        r"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}",
     ),
     Rule(
         "github_token",
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-        rf"{_BEGIN}gh[pousr]_[A-Za-z0-9_]{{36,}}+",
+        rf"{_begin('gh')}[pousr]_\w{{36,}}+",
         r"gh[pousr]_[A-Za-z0-9_]{36}",
     ),
     Rule(
         "github_pat",
         ("github_pat_",),
-        rf"{_BEGIN}github_pat_\w{{40,}}+",
-        r"github_pat_[A-Za-z0-9_]{8}",
+        rf"{_begin('github_pat_')}\w{{40,}}+",
+        r"github_pat_[A-Za-z0-9_]{40}",
     ),
-    Rule("gitlab_pat", ("glpat-",), rf"{_BEGIN}glpat-[\w.-]{{20,}}+", r"glpat-"),
+    Rule("gitlab_pat", ("glpat-",), rf"{_begin('glpat-')}[\w.-]{{20,}}+", r"glpat-"),
     Rule(
         "slack_token",
         ("xox",),
-        rf"{_BEGIN}xox[abceopsrd](?:-[A-Za-z0-9%+/=]++){{2,}}+",
-        r"xox[abceopsrd]-[A-Za-z0-9%+/=]{1,80}",
+        rf"{_begin('xox')}[abcdeoprs](?:-[A-Za-z0-9%+/=]++){{2,}}+",
+        r"xox[abcdeoprs]-[A-Za-z0-9%+/=]",
     ),
     Rule(
         "slack_app",
         ("xapp-",),
-        rf"{_BEGIN}xapp-\d-[A-Z0-9]{{1,32}}-\d{{1,20}}-[A-Za-z0-9]++",
+        rf"{_begin('xapp-')}\d-[A-Z0-9]{{1,32}}-\d{{1,20}}-[A-Za-z0-9]++",
         r"xapp-",
     ),
     Rule(
@@ -114,54 +126,66 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "openai",
         ("t3blbkfj", "sk-proj-", "sk-svcacct-", "sk-admin-"),
-        rf"{_BEGIN}sk-(?:[A-Za-z0-9_-]{{20,200}}?T3BlbkFJ[A-Za-z0-9_-]{{20,}}+"
+        rf"{_begin('sk-')}(?:[A-Za-z0-9_-]{{20,200}}?T3BlbkFJ[A-Za-z0-9_-]{{20,}}+"
         r"|(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,}+)",
         r"T3BlbkFJ|sk-(?:proj|svcacct|admin)-",
     ),
-    Rule("anthropic", ("sk-ant-",), rf"{_BEGIN}sk-ant-[A-Za-z0-9_-]{{20,}}+", r"sk-ant-"),
-    Rule("gcp_api_key", ("aiza",), rf"{_BEGIN}AIza[\w-]{{35,}}+", r"AIza"),
+    Rule("anthropic", ("sk-ant-",), rf"{_begin('sk-ant-')}[\w-]{{20,}}+", r"sk-ant-"),
+    Rule("gcp_api_key", ("aiza",), rf"{_begin('AIza')}[\w-]{{35,}}+", r"AIza"),
     Rule(
         "stripe",
         ("k_live_", "k_test_"),
-        rf"{_BEGIN}[rs]k_(?:live|test)_[A-Za-z0-9]{{10,}}+",
+        r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{10,}+",
         r"[rs]k_(?:live|test)_",
     ),
-    Rule("npm", ("npm_",), rf"{_BEGIN}npm_[A-Za-z0-9]{{36,}}+", r"npm_[A-Za-z0-9]{36}"),
+    Rule("npm", ("npm_",), rf"{_begin('npm_')}[A-Za-z0-9]{{36,}}+", r"npm_[A-Za-z0-9]{36}"),
     Rule(
         "pypi",
         ("pypi-ageichl",),
-        rf"{_BEGIN}pypi-AgEIcHlwaS5vcmc[\w-]{{50,}}+",
+        rf"{_begin('pypi-')}AgEIcHlwaS5vcmc[\w-]{{50,}}+",
         r"pypi-AgEIcHl",
     ),
-    Rule("sendgrid", ("sg.",), rf"{_BEGIN}SG\.[\w-]{{16,}}+\.[\w-]{{16,}}+", r"SG\."),
-    Rule("huggingface", ("hf_",), rf"{_BEGIN}hf_[A-Za-z0-9]{{34,}}+", r"hf_[A-Za-z0-9]{34}"),
-    Rule("twilio", ("sk",), rf"{_BEGIN}SK[0-9a-f]{{32}}(?![A-Za-z0-9])", r"SK[0-9a-f]{32}"),
+    Rule("sendgrid", ("sg.",), rf"{_begin('SG')}\.[\w-]{{16,}}+\.[\w-]{{16,}}+", r"SG\."),
+    Rule("huggingface", ("hf_",), rf"{_begin('hf_')}[A-Za-z0-9]{{34,}}+", r"hf_[A-Za-z0-9]{34}"),
+    Rule("twilio", ("sk",), rf"{_begin('SK')}[0-9a-f]{{32}}(?![A-Za-z0-9])", r"SK[0-9a-f]{32}"),
     Rule(
         "azure_storage",
         ("accountkey=",),
         r"AccountKey=(?P<v>[A-Za-z0-9+/=]{60,}+)",
         r"AccountKey=",
     ),
-    Rule("digitalocean", ("dop_v1_",), rf"{_BEGIN}dop_v1_[a-f0-9]{{64,}}+", r"dop_v1_"),
-    Rule("vault", ("hvs.",), rf"{_BEGIN}hvs\.[\w-]{{24,}}+", r"hvs\."),
+    Rule("azure_sas", ("sig=",), r"[?&]sig=(?P<v>[\w%+/=-]{40,}+)", r"[?&]sig="),
+    Rule("digitalocean", ("dop_v1_",), rf"{_begin('dop_v1_')}[a-f0-9]{{64,}}+", r"dop_v1_"),
+    Rule("vault", ("hvs.",), rf"{_begin('hvs')}\.[\w-]{{24,}}+", r"hvs\."),
     Rule("telegram", (":aa",), r"(?<!\d)\d{8,10}:AA[\w-]{33,}+", r"[0-9]{8}:AA"),
+    # A password may hold what should have been escaped, up to the last @ before the path; a port
+    # in its place, as in https://host:80?mail=a@b, is none.
     Rule(
         "url_credentials",
         ("://",),
-        # A password may hold what should have been escaped, up to the last @ before the path; a
-        # port in its place, as in https://host:80?mail=a@b, is none.
-        rf"://{_URL_USER}:(?!\d{{1,5}}[?#])(?P<v>(?!\[REDACTED:|\[HMAC:)[^\s/'\"<>]+)@"
-        r"|://(?P<u>(?=[A-Za-z_.~%-]{0,200}[0-9])[\w.~%-]{20,}+)@",
+        rf"://{_URL_USER}:(?!\d{{1,5}}[?#,;])(?P<v>(?!\[REDACTED:|\[HMAC:)[^\s/'\"<>]+)@",
         r"://[^\s/\"]*@",
+    ),
+    Rule(
+        "url_credentials",
+        ("://",),
+        r"://(?P<v>(?=[A-Za-z_.~%-]{0,200}[0-9])[\w.~%-]{20,}+)@",
+        r"://[\w.~%-]*@",
     ),
     Rule(
         "auth_header",
         ("authorization",),
         r"(?i:authorization)(?:\\{0,7}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,7}[\"'])?"
-        r"(?:(?i:bearer|basic|token|negotiate|apikey|ntlm)[ \t]{1,4}"
-        r"(?P<v>(?![$<*\[{(%])[^\s\"',;\\]++)"
-        r"|(?i:digest|hawk|hmac|oauth|signature|aws4-[a-z0-9-]{1,30})[ \t]{1,4}"
-        r"(?P<u>(?![$<*\[{(%])[^\r\n\\]++))",
+        r"(?i:bearer|basic|token|negotiate|apikey|ntlm)[ \t]{1,4}"
+        r"(?P<v>(?![$<*\[{(%])[^\s\"',;\\]++)",
+        r"(?i:authorization)",
+    ),
+    Rule(
+        "auth_header",
+        ("authorization",),
+        r"(?i:authorization)(?:\\{0,7}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,7}[\"'])?"
+        r"(?i:digest|hawk|hmac|oauth|signature|aws4-[a-z0-9-]{1,30})[ \t]{1,4}"
+        r"(?P<v>(?![$<*\[{(%])[^\r\n\\]++)",
         r"(?i:authorization)",
     ),
     Rule(
@@ -176,12 +200,6 @@ RULES: tuple[Rule, ...] = (
         ("cookie:",),
         r"(?i:\b(?:set-)?cookie:) {0,3}(?P<v>[^\s;=\[]{1,160}=[^\r\n]++)",
         r"(?i:cookie:)",
-    ),
-    Rule(
-        "azure_sas",
-        ("sig=",),
-        r"[?&]sig=(?P<v>[A-Za-z0-9%+/=_-]{40,}+)",
-        r"[?&]sig=",
     ),
 )
 
@@ -203,7 +221,7 @@ _KEY_OWNERS = (
 _HARMLESS_KEYS = frozenset(
     ("primary", "public", "foreign", "sort", "partition", "cache", "routing")
 )
-_TOKEN_OWNERS = frozenset(("access", "refresh", "api", "auth", "bearer", "oauth", "id"))
+_TOKEN_OWNERS = ("access", "refresh", "api", "auth", "bearer")
 _HARMLESS_TOKENS = (
     *("next", "page", "continuation", "resume", "eos", "bos", "pad", "unk", "sep", "special"),
     *("max", "per"),
@@ -214,34 +232,44 @@ _FORMS = frozenset(("value", "string", "plaintext", "base64", "b64", "pem", "raw
 _CUT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _CAPITALS = re.compile(r"[A-Z0-9_]+_(?:KEY|PASS)[0-9_]{0,4}")
 _PLACEHOLDER = re.compile(
-    r"\$\{?[A-Za-z_]\w*\}?|<[^<>]{1,80}>|\*{3,}|\[REDACTED(?::\w+)?\]|\[HMAC:[0-9a-f]{12}\]"
-)
-_ENVIRONMENT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127})=(?P<v>.+)", re.DOTALL)
-# What begins another setting behind the first: of a query, a connection string, a file of settings.
-_NEXT_SETTING = re.compile(r"(?:[&;]\s{0,3}|\n\s{0,3}(?:export )?)[A-Za-z_][A-Za-z0-9_ ]{0,60}=")
-_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{0,64}", re.ASCII)
-_PATH = re.compile(r"[~./]|[A-Za-z]:\\")
-
-# The end of a name in a text, what it is assigned with, and the quote that its value begins with.
-_ASSIGNMENT = re.compile(
-    r"(?P<strong>(?i:pass(?:words?|wd|phrase|code)|pwd|secrets?"
-    rf"|(?:{'|'.join(_KEY_OWNERS)})[ _.-]?keys?)|_KEY|_PASS)"
-    r"|(?P<weak>(?i:tokens?|credentials?|cookies?|jwt|[cx]srf|authorization|(?<![a-z0-9])auth))",
+    r"\$[A-Za-z_]\w*|\$\{[^{}]{1,80}\}|\$\([^()]{1,80}\)|\{\{[^{}]{1,80}\}\}|<[^<>]{1,80}>|\*{3,}"
+    r"|%[A-Za-z_]\w*%|%(?:\(\w{1,40}\))?[sdr]|\.{3,}|[xX]{3,}"
+    r"|\[REDACTED(?::\w+)?\]|\[HMAC:[0-9a-f]{12}\]",
     re.ASCII,
 )
-_SIGN = re.compile(
-    rf"(?i:[_-]?(?:{'|'.join(sorted(_FORMS))}))?(?:[_-]?\d{{1,4}})?"
+_WHOLE = re.compile(r"(?P<name>-{0,2}[A-Za-z_][A-Za-z0-9_.-]{0,127})=(?P<v>.+)", re.DOTALL)
+# What begins another setting behind the first: of a query, a connection string, a command, a file.
+_NEXT_SETTING = re.compile(
+    r"(?:[&;,]\s{0,3}|\n\s{0,3}(?:export )?)[A-Za-z_][A-Za-z0-9_ ]{0,60}=|\s--?[A-Za-z]"
+    r"|\[(?:REDACTED|HMAC):"
+)
+_OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{0,64}", re.ASCII)
+_PATH = re.compile(r"[~./]|[A-Za-z]:\\")
+
+# In a text: the end of a name, from one of `_NAME_LITERALS` on, what its value is assigned with,
+# and the quote that the value begins with.
+_OWNED = "|".join(rf"(?<={owner})|(?<={owner}[ _.-])" for owner in _KEY_OWNERS)
+_SETTING = re.compile(
+    rf"(?P<name>(?:(?P<strong>(?i:pass(?:words?|wd|phrase|code)|pwd|secrets?|(?:{_OWNED})keys?)"
+    r"|KEY(?<=_KEY)|PASS(?<=_PASS))"
+    r"|(?i:tokens?|credentials?|cookies?|jwt|[cx]srf|authorization|auth(?<![a-z0-9]auth)))"
+    rf"(?i:[_-]?(?:{'|'.join(sorted(_FORMS))}))?(?:[_-]?\d{{1,4}})?)"
     r"(?:(?P<close>\\{0,7}[\"'`])?\s{0,3}(?P<sign>=>|:=|[:=])\s{0,3}|[ ]{1,4})"
     r"(?P<quote>\\{0,7}[\"'`])?",
     re.ASCII,
 )
+_NAME_LITERALS = (
+    *("pass", "pwd", "secret", "token", "credential", "cookie", "auth", "jwt", "csrf", "xsrf"),
+    "key",
+)
+_TO_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
 # Unquoted, it goes on to what ends it in a shell, a query, a connection string or JSON.
 _BARE = re.compile(
-    r"(?![$<*\[{(\\%`])(?:[^\s\"',;&}\\]"
-    r"|[,;&}](?!\s|[\"'\]})]|\Z|[\w. -]{1,40}[=:])"
-    r"|\\(?![\"'\\/nrtu]))++"
+    r"(?:\[(?:REDACTED:\w{1,64}|HMAC:[0-9a-f]{12})\]|(?![{\[(`\\]))"
+    r"(?:[^\s\"',;&}\\]|[,;&}](?!\s|[\"'\]})\\]|\Z|[\w. -]{1,40}[=:])|\\(?!\\{0,7}[\"']))++",
+    re.ASCII,
 )
-_CODE = re.compile(r"[a-z_]{3,40}(?:\.[a-z_]{1,40}){0,8}[(\[]")
+_CODE = re.compile(r"[a-z_]{2,40}(?:\.[a-z_]{1,40}){0,8}[(\[]")
 _NO_VALUES = frozenset(
     (
         *("none", "null", "true", "false", "nil", "undefined", "string", "str", "bytes", "int"),
@@ -250,16 +278,26 @@ _NO_VALUES = frozenset(
     )
 )
 _TRAILING = ".,:;!?)"
+_DIGIT = re.compile("[0-9]")
+_LINE = re.compile(r"[^\r\n]*+")
 _IN_NAMES = string.ascii_letters + string.digits + "_.-"
+_NAME_BYTES = _IN_NAMES.encode()
 _NAME_LENGTH = 64
 
 # What describes the shape of a value in JSON Schema, and holds none.
-_SCHEMA_TYPES = frozenset(
-    ("string", "number", "integer", "object", "array", "boolean", "null")
-)  # fmt: skip
+_SCHEMA_TYPES = frozenset(("string", "number", "integer", "object", "array", "boolean", "null"))
 _SCHEMA_KEYWORDS = frozenset(
     (
-        *("type", "title", "description", "format", "minLength", "maxLength", "pattern", "nullable"),
+        *(
+            "type",
+            "title",
+            "description",
+            "format",
+            "minLength",
+            "maxLength",
+            "pattern",
+            "nullable",
+        ),
         *("writeOnly", "readOnly", "deprecated", "default", "items", "properties", "required"),
         *("additionalProperties", "anyOf", "oneOf", "allOf", "$ref", "minimum", "maximum"),
         *("minItems", "maxItems", "x-unit"),
@@ -268,8 +306,10 @@ _SCHEMA_KEYWORDS = frozenset(
 _NAME_MEMBERS = ("name", "key", "header", "Name", "Key")
 _VALUE_MEMBERS = ("value", "Value", "values")
 
+# Levels of JSON in strings of JSON that are looked into, and characters of a value that decide
+# whether it is one.
 _NESTED = 4
-"""Levels of JSON in strings of JSON that are looked into."""
+_PEEK = 100
 
 
 @lru_cache(maxsize=4096)
@@ -291,12 +331,12 @@ def is_secret_name(name: str) -> bool:
     if last.endswith("token"):
         return not (last[:-5] or before).endswith(_HARMLESS_TOKENS)
     if last.endswith("tokens"):
-        return (last[:-6] or before) in _TOKEN_OWNERS
+        return (last[:-6] or before).endswith(_TOKEN_OWNERS)
     if last.endswith(("key", "keys")):
-        owner = last.rpartition("key")[0] or before
-        if owner.endswith(_KEY_OWNERS):
+        owner = last.rpartition("key")[0]
+        if owner.endswith(_KEY_OWNERS) if owner else before in _KEY_OWNERS:
             return True
-        return _CAPITALS.fullmatch(name) is not None and owner not in _HARMLESS_KEYS
+        return _CAPITALS.fullmatch(name) is not None and (owner or before) not in _HARMLESS_KEYS
     if last == "pass":
         return _CAPITALS.fullmatch(name) is not None
     if before.endswith("pass") and last in ("word", "words", "wd", "phrase", "code"):
@@ -449,7 +489,7 @@ class Redactor:
                 kept.append(self._tree(value, counts, levels))
             after_flag = (
                 isinstance(value, str)
-                and _FLAG.fullmatch(value) is not None
+                and _OPTION.fullmatch(value) is not None
                 and self._is_secret_name(value)
             )
         return kept
@@ -457,24 +497,28 @@ class Redactor:
     def _text(self, text: str, counts: dict[str, int], levels: int) -> str:
         if text in self._allow:
             return text
-        variable = _ENVIRONMENT.fullmatch(text)
-        if (
-            variable is not None
-            and self._is_secret(variable["name"], variable["v"])
-            and _NEXT_SETTING.search(variable["v"]) is None
-        ):
-            return f"{variable['name']}={self._mask(variable['v'], 'key', counts)}"
+        found: dict[str, int] = {}
+        clean = self._patterns(text, found)
+        whole = _WHOLE.fullmatch(text)
+        if whole is not None and self._is_setting(whole["name"], whole["v"]):
+            # In an environment or a command line it is one value, whatever stands in it.
+            value = clean.removeprefix(f"{whole['name']}=")
+            if _PLACEHOLDER.fullmatch(value) is None:
+                kind = "flag" if whole["name"].startswith("-") else "key"
+                return f"{whole['name']}={self._mask(whole['v'], kind, counts)}"
+        _add(counts, found)
+        if levels and clean[:1] in ("{", "[") and clean[-1:] in ("}", "]"):
+            return self._json(clean, counts, levels - 1)
+        return clean
+
+    def _patterns(self, text: str, counts: dict[str, int]) -> str:
         lowered = text.lower()
         for kind, literals, pattern in _COMPILED:
             if any(literal in lowered for literal in literals):
                 text = self._replace(pattern, kind, text, counts)
         for kind, pattern in self._own:
             text = self._replace(pattern, kind, text, counts)
-        if any(literal in lowered for literal in _NAME_LITERALS):
-            text = self._assignments(text, counts)
-        if levels and text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
-            text = self._json(text, counts, levels - 1)
-        return text
+        return self._assignments(text, counts)
 
     def _json(self, text: str, counts: dict[str, int], levels: int) -> str:
         """
@@ -490,8 +534,7 @@ class Redactor:
         except (ValueError, RecursionError):
             # No JSON, or more deeply nested than Python recurses.
             return text
-        for kind, count in found.items():
-            counts[kind] = counts.get(kind, 0) + count
+        _add(counts, found)
         return rewritten
 
     def _assignments(self, text: str, counts: dict[str, int]) -> str:
@@ -499,37 +542,49 @@ class Redactor:
         Take out the values of ``name = value``, ``"name": "value"``, ``--name value`` and the like.
         """
         kept: list[str] = []
-        done = position = 0
-        while (name := _ASSIGNMENT.search(text, position)) is not None:
-            position = name.end()
-            sign = _SIGN.match(text, position)
-            if sign is None:
+        done = 0
+        for place in _places(text):
+            setting = _SETTING.match(text, place) if place >= done else None
+            if setting is None:
                 continue
-            front = text[max(done, name.start() - _NAME_LENGTH) : name.start()]
-            front = front[len(front.rstrip(_IN_NAMES)) :]
-            end = self._end_of_value(text, name, sign, front)
-            if end > sign.end():
+            front = _front(text, done, place)
+            end = self._end_of_value(text, setting, front)
+            if end:
+                begin = setting.end()
                 kind = "flag" if front.startswith("-") else "assignment"
-                secret = text[sign.end() : end]
-                kept += (text[done : sign.end()], self._mask(secret, kind, counts))
-                done = position = end
+                kept += (text[done:begin], self._mask(text[begin:end], kind, counts))
+                done = end
         return "".join((*kept, text[done:])) if kept else text
 
-    def _end_of_value(
-        self, text: str, name: re.Match[str], sign: re.Match[str], front: str
-    ) -> int:
+    def _end_of_value(self, text: str, setting: re.Match[str], front: str) -> int:
         """
-        Return where the secret ends that begins behind *sign*; 0 when there is none.
+        Return where the secret ends that begins behind *setting*; 0 when there is none.
         """
-        begin = sign.end()
-        mark, quote, is_member = sign["sign"], sign["quote"], sign["close"] is not None
-        # Words stand in front of each other all the time; only a flag is then an assignment.
-        if mark is None and not front.startswith("-"):
+        begin, is_flag = setting.end(), front.startswith("-")
+        # Words stand in front of each other all the time; only behind a flag is that a value.
+        if setting["sign"] is None and not is_flag:
             return 0
-        if not self._is_secret_name(front + name[0] + text[name.end() : sign.start(1)]
-                                    if sign["close"] else front + name[0]):
+        sure = is_flag or setting["strong"] is not None or setting["close"] is not None
+        if not sure and "=" not in setting["sign"] and not _DIGIT.search(text, begin, begin + 64):
             return 0
-        return begin if quote or is_member else 0
+        if not self._is_secret_name(front + setting["name"]):
+            return 0
+        # What is no secret may be long, and the next name may be inside of it.
+        peek = _end(text, setting, begin + _PEEK)
+        if not _is_assigned(text[begin:peek], setting, is_flag=is_flag):
+            return 0
+        placeholder = _PLACEHOLDER.match(text, begin)
+        if placeholder is not None and placeholder.end() >= peek:
+            return 0
+        end = _end(text, setting, len(text))
+        return 0 if text[begin:end] in self._allow else end
+
+    def _is_setting(self, name: str, value: str) -> bool:
+        return (
+            self._is_secret(name, value)
+            and value.lower() not in _NO_VALUES
+            and _NEXT_SETTING.search(value) is None
+        )
 
     def _is_secret(self, name: str, value: JSON) -> bool:
         return self._is_value(value) and self._is_secret_name(name) and not _is_folder(name, value)
@@ -546,3 +601,269 @@ class Redactor:
         if lowered in self._allow_keys:
             return False
         return lowered in self._keys or is_secret_name(name)
+
+    def _replace(
+        self, pattern: re.Pattern[str], kind: str, text: str, counts: dict[str, int]
+    ) -> str:
+        group = "v" if "v" in pattern.groupindex else 0
+
+        def replaced(match: re.Match[str]) -> str:
+            secret = match[group]
+            if not secret or secret in self._allow or _PLACEHOLDER.fullmatch(secret):
+                return match[0]
+            begin, end = match.start(group) - match.start(), match.end(group) - match.start()
+            return match[0][:begin] + self._mask(secret, kind, counts) + match[0][end:]
+
+        return pattern.sub(replaced, text)
+
+    def _mask(self, secret: JSON, kind: str, counts: dict[str, int]) -> str:
+        counts[kind] = counts.get(kind, 0) + 1
+        if self._hash_key is None:
+            return f"[REDACTED:{kind}]"
+        digest = hmac.digest(self._hash_key, str(secret).encode("utf-8", "replace"), "sha256")
+        return f"[HMAC:{digest.hex()[:12]}]"
+
+
+def _places(text: str) -> list[int]:
+    """
+    Return where in *text* the end of a secret's name may begin, in order.
+    """
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        # Some letters have two in lower case, and what stands behind them moves.
+        lowered = text.translate(_TO_LOWER)
+    places: list[int] = []
+    for literal in _NAME_LITERALS:
+        place = lowered.find(literal)
+        while place >= 0:
+            places.append(place)
+            place = lowered.find(literal, place + len(literal))
+    places.sort()
+    return places
+
+
+def _front(text: str, begin: int, place: int) -> str:
+    """
+    Return what stands of a name before *place*, not looking before *begin*.
+    """
+    before = text[max(begin, place - _NAME_LENGTH) : place]
+    front = before[len(before.rstrip(_IN_NAMES)) :]
+    if not front and before.endswith(" ") and text[place] in "kK":
+        # An "api key" is written in two words.
+        return before[len(before[:-1].rstrip(_IN_NAMES)) :]
+    return front
+
+
+def _end(text: str, setting: re.Match[str], limit: int) -> int:
+    """
+    Return where the value behind *setting* ends, at *limit* at the latest.
+    """
+    begin, quote = setting.end(), setting["quote"]
+    if not quote:
+        bare = _BARE.match(text, begin, limit)
+        return begin if bare is None else bare.end()
+    end = text.find(quote, begin, limit)
+    # With one backslash more it is a quote inside of the value.
+    while end > begin and text[end - 1] == "\\":
+        end = text.find(quote, end + 1, limit)
+    if end < 0:
+        end = min(limit, len(text))
+    line = _LINE.match(text, begin, end)
+    return end if line is None else line.end()
+
+
+def _is_assigned(value: str, setting: re.Match[str], *, is_flag: bool) -> bool:
+    """
+    Whether *value*, of which only the beginning may be known, is a value and no word of a sentence.
+    """
+    if not value:
+        return False
+    sign, quote = setting["sign"], setting["quote"]
+    if not quote:
+        word = value.rstrip(_TRAILING).lower()
+        if word in _NO_VALUES or _CODE.match(value) or _is_folder(setting["name"], value):
+            return False
+    if sign is None:
+        return bool(quote) or len(value) >= 16 or _DIGIT.search(value) is not None
+    if is_flag or setting["close"] is not None:
+        return True
+    if setting["strong"] is not None:
+        return bool(quote) or len(value) >= (4 if "=" in sign else 6)
+    if "=" in sign:
+        return len(value) >= 6
+    return len(value) >= 16 and _DIGIT.search(value) is not None
+
+
+def _add(counts: dict[str, int], found: Mapping[str, int]) -> None:
+    for kind, count in found.items():
+        counts[kind] = counts.get(kind, 0) + count
+
+
+def _is_schema(value: dict[str, JSON]) -> bool:
+    """
+    Whether *value* is a JSON Schema, which tells what a password looks like, not what it is.
+    """
+    if not value.keys() <= _SCHEMA_KEYWORDS or value.get("default") not in (None, ""):
+        return False
+    given = value.get("type")
+    types = given if isinstance(given, list) else [given]
+    typed = all(isinstance(kind, str) and kind in _SCHEMA_TYPES for kind in types)
+    return typed or not value.keys().isdisjoint(("anyOf", "oneOf", "allOf", "$ref"))
+
+
+def _is_folder(name: str, value: JSON) -> bool:
+    # A shell has its working directory in PWD.
+    return (
+        name.lower().endswith("pwd") and isinstance(value, str) and _PATH.match(value) is not None
+    )
+
+
+def _compiled(name: str, pattern: str) -> re.Pattern[str]:
+    if not re.fullmatch(r"\w{1,64}", name, re.ASCII):
+        raise RedactionError(f"the name of a pattern must be one word, not {name!r}")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise RedactionError(f"the pattern {name!r} is malformed: {error}") from error
+    if compiled.fullmatch(""):
+        raise RedactionError(f"the pattern {name!r} matches the empty text; make it match a secret")
+    return compiled
+
+
+def _checked_key(key: object) -> bytes:
+    if not isinstance(key, (bytes, bytearray, memoryview)):
+        raise RedactionError(f"hash_key must be bytes, not {type(key).__name__}")
+    plain = bytes(key)
+    if len(plain) < MIN_HASH_KEY or len(set(plain)) < 4:
+        raise RedactionError(
+            f"hash_key has {len(plain)} bytes, {len(set(plain))} of them different; use at least "
+            f"{MIN_HASH_KEY} random ones, such as secrets.token_bytes(32)"
+        )
+    return plain
+
+
+_COMPILED = tuple((rule.kind, rule.literals, re.compile(rule.pattern, re.ASCII)) for rule in RULES)
+
+# What the name of a secret looks like in JSON, with what stands behind it: the end of a string, or
+# a sign. An escape counts as no letter; there is one way to read it, so that Python's
+# backtracking stays linear.
+_GAP = r"(?:[^A-Za-z\"\\]|\\(?:u[0-9A-Fa-f]{4}|[^u]))*"
+_BEHIND = rf"{_GAP}(?:[:=\"']|\\[\"\\])"
+_FORM = rf"(?:{_GAP}(?:{'|'.join(sorted(_FORMS))}))?"
+_NAMES = (
+    ("pass", rf"pass{_GAP}(?:words?|wd|phrase|code)"),
+    ("secret", "secrets?"),
+    ("token", "token"),
+    ("credential", "credentials?"),
+    ("cookie", "cookies?"),
+    ("authorization", "authorization"),
+    *((word, word) for word in ("pwd", "pw", "jwt", "csrf", "xsrf", "auth")),
+    *((owner, rf"{owner}{_GAP}keys?") for owner in _KEY_OWNERS),
+    *((owner, rf"{owner}{_GAP}tokens") for owner in _TOKEN_OWNERS),
+)
+_CAPITAL_NAMES = rf"_(?:KEY|PASS){_BEHIND}"
+# Behind a flag, its value is another word.
+_FLAG_VALUE = r"[A-Za-z0-9_-]{0,16} "
+_PLAIN_NAME = re.compile(r"[ !#-\[\]-~]+")
+
+_finders: dict[Engine, Callable[[bytes], object]] = {}
+_finders_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """
+    Compile anew in a forked child: RE2 holds a lock while it searches, maybe at the fork.
+    """
+    global _finders_lock
+    _finders_lock = threading.Lock()
+    _finders.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _finder(engine: Engine) -> Callable[[bytes], object]:
+    """
+    Return what finds the first candidate in a line, or None; made once for the process.
+    """
+    with _finders_lock:
+        if engine not in _finders:
+            _finders[engine] = _make_finder(engine)
+        return _finders[engine]
+
+
+def _make_finder(engine: Engine) -> Callable[[bytes], object]:
+    if engine == "python":
+        return _python_finder()
+    try:
+        re2: Any = importlib.import_module("re2")
+    except ImportError as error:
+        if engine == "re2":
+            raise RedactionError("engine='re2' needs google-re2; pip install google-re2") from error
+        return _python_finder()
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.max_mem = 64 << 20
+    names = "|".join(name for _, name in _NAMES)
+    candidates = (
+        *dict.fromkeys(rule.candidate for rule in RULES),
+        rf"(?i:(?:{names}){_FORM}){_BEHIND}",
+        rf"-[A-Za-z0-9_.-]{{0,{_NAME_LENGTH}}}(?i:{names}){_FLAG_VALUE}",
+        _CAPITAL_NAMES,
+    )
+    search: Callable[[bytes], object] = re2.compile("|".join(candidates).encode(), options).search
+    return search
+
+
+def _python_finder() -> Callable[[bytes], object]:
+    # Literals first: an alternation of thirty patterns is fifty times dearer than their search. A
+    # pattern that begins with its literal, in one case, is found by it, too.
+    guarded = [
+        (literal.encode(), re.compile(rule.candidate.encode()))
+        for rule in RULES
+        for literal in rule.literals
+    ]
+    capitals = [
+        (text.encode(), re.compile(rf"{text}{_BEHIND}".encode())) for text in ("_KEY", "_PASS")
+    ]
+    # What stands in every name of a group, and the group: many lines can be skipped at once.
+    groups: dict[bytes, list[tuple[bytes, re.Pattern[bytes]]]] = {
+        b"": [],
+        b"key": [],
+        b"tokens": [],
+    }
+    for literal, name in _NAMES:
+        whole = next((end for end in ("key", "tokens") if end in name), "")
+        pattern = re.compile(rf"{name}{_FORM}(?:{_BEHIND}|(?P<flag>{_FLAG_VALUE}))".encode())
+        groups[whole.encode()].append((literal.encode(), pattern))
+
+    def find(line: bytes) -> object:
+        lowered = line.lower()
+        for literal, pattern in guarded:
+            if literal in lowered:
+                found = pattern.search(line)
+                if found is not None:
+                    return found
+        for literal, pattern in capitals:
+            if literal in line:
+                found = pattern.search(line)
+                if found is not None:
+                    return found
+        for whole, names in groups.items():
+            if whole not in lowered:
+                continue
+            for literal, pattern in names:
+                if literal not in lowered:
+                    continue
+                for found in pattern.finditer(lowered):
+                    if found["flag"] is None or _is_behind_dash(lowered, found.start()):
+                        return found
+        return None
+
+    return find
+
+
+def _is_behind_dash(line: bytes, position: int) -> bool:
+    front = line[max(0, position - _NAME_LENGTH - 1) : position]
+    return b"-" in front[len(front.rstrip(_NAME_BYTES)) :]

@@ -167,17 +167,16 @@ class Routes:
         self._signal.lock = threading.RLock()
         self._known: dict[type, Route] = {}
 
-    def add(self, subscription: Subscription) -> None:
+    def change(self, add: Iterable[Subscription] = (), remove: Iterable[Subscription] = ()) -> None:
         """
-        Route events to *subscription* from now on.
+        Route events to those of *add*, and no longer to those of *remove*, from one moment on.
         """
-        self._signal.listen(subscription)
-
-    def remove(self, subscription: Subscription) -> None:
-        """
-        Route nothing to *subscription* from now on.
-        """
-        self._signal.forget(subscription)
+        with self._lock:
+            for subscription in add:
+                self._signal.listen(subscription)
+            for subscription in remove:
+                self._signal.forget(subscription)
+            self.forget()
 
     def find(self, cls: type) -> Route:
         """

@@ -164,18 +164,44 @@ def register_trace_source(source: Callable[[], Carrier | None] | None, /) -> Non
     _source = source
 
 
-def enter(inner: Scope) -> Token[Scope | None]:
+Entered = tuple[Token["Scope | None"], "Scope | None"]
+"""What `enter()` returns: how to undo it, and what was made current."""
+
+# Scopes that were left while one that was entered later was still current, as generators do that
+# take turns: from the id of each to itself and what was current before it.
+_left: ContextVar[Mapping[int, tuple[Scope, Scope | None]]] = ContextVar(
+    "harken.left", default=MappingProxyType({})
+)
+
+
+def enter(inner: Scope | None) -> Entered:
     """
     Make *inner* current, and return what `leave()` needs.
     """
-    return ambient.set(inner)
+    return ambient.set(inner), inner
 
 
-def leave(token: Token[Scope | None]) -> None:
+def leave(entered: Entered) -> None:
     """
-    Undo `enter()`. Harmless in another context than the one that was entered.
+    Undo `enter()`, in whatever order. Harmless in another context than the one it was made in.
     """
+    token, inner = entered
+    if inner is not None and ambient.get() is not inner:
+        before = token.old_value
+        outer = None if before is Token.MISSING else before
+        _left.set({**_left.get(), id(inner): (inner, outer)})
+        return
     _reset(ambient, token)
+    if _left.get():
+        _skip_left()
+
+
+def _skip_left() -> None:
+    here, left = ambient.get(), dict(_left.get())
+    while here is not None and id(here) in left:
+        _, here = left.pop(id(here))
+    _left.set(left)
+    ambient.set(here)
 
 
 def leave_cause(token: Token[Envelope[Event] | None]) -> None:
@@ -242,11 +268,11 @@ class scope:
         self._named = {name: value for name, value in named.items() if value is not None}
         self._carrier = (traceparent, tracestate)
         self._attributes = attributes
-        self._tokens: list[Token[Scope | None]] = []
+        self._entered: list[Entered] = []
 
     def __enter__(self) -> Scope:
         inner = self._inside(current())
-        self._tokens.append(enter(inner))
+        self._entered.append(enter(inner))
         return inner
 
     def __exit__(
@@ -255,7 +281,7 @@ class scope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leave(self._tokens.pop())
+        leave(self._entered.pop())
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()
@@ -462,11 +488,11 @@ def bind(function: Callable[P, R], /) -> Callable[P, R]:
 
         @functools.wraps(function)
         async def bound_coroutine(*args: P.args, **kwargs: P.kwargs) -> object:
-            token = ambient.set(bound_scope)
+            entered = enter(bound_scope)
             try:
                 return await function(*args, **kwargs)
             finally:
-                leave(token)
+                leave(entered)
 
         return cast("Callable[P, R]", bound_coroutine)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeAlias, get_args, get_origin
@@ -21,7 +21,7 @@ import msgspec
 
 from harken.bus import Bus
 from harken.delivery import Sink
-from harken.errors import SettingsError, TraceExporterError
+from harken.errors import ClosedBusError, SettingsError, TraceExporterError
 from harken.event import ContentKind, Event, find
 from harken.subscription import Subscription
 
@@ -212,7 +212,7 @@ def _from_file(path: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with open(path, "rb") as file:
             values = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{PREFIX}CONFIG={path}: {error}; name a readable TOML file") from error
     yield path, values
 
@@ -255,7 +255,9 @@ def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[st
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(fields)}"
             raise SettingsError(f"{source}: there is no setting {name!r}; {hint}")
-        plain = str(value) if isinstance(value, Path) else value
+        plain = _plain(value, fields[name])
+        if isinstance(plain, str) and "\0" in plain:
+            raise SettingsError(f"{source}: {name}={value!r} has a NUL character; leave it out")
         try:
             checked[name] = msgspec.convert(plain, fields[name], strict=strict)
         except msgspec.ValidationError as error:
@@ -264,6 +266,16 @@ def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[st
             raise SettingsError(f"{source}: {name}={value!r} is not understood{hint}") from error
     _check_ranges(Settings(**checked), source)
     return checked
+
+
+def _plain(value: object, kind: Any) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if kind is bool and isinstance(value, str):
+        return _SWITCH.get(value.lower(), value)
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {name: _plain(item, get_args(kind)[1]) for name, item in value.items()}
+    return value
 
 
 def _words(kind: Any) -> tuple[str, ...]:
@@ -302,8 +314,8 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
     """
     Attach the audit log, metrics, logs and traces that the settings ask for.
 
-    A second call for the same bus first closes what the earlier one attached. What the
-    application attached itself stays.
+    A second call for the same bus replaces what the earlier one attached, without losing an
+    event. What the application attached itself stays.
 
     Args:
         bus: By default a new one.
@@ -314,47 +326,79 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
         The bus.
 
     Raises:
-        SettingsError: A setting is malformed; nothing was changed.
+        SettingsError: A setting is malformed; here and in what follows nothing was changed.
 
-        AuditPathError: The audit log cannot be opened; nothing is attached.
+        ClosedBusError: The bus was closed.
 
-        AuditKeyError: A key of the audit log cannot be used; nothing is attached.
+        UnknownEventError: A setting names an event type that does not exist.
 
-        MetricsServerError: The metrics port cannot be served; nothing is attached.
+        AuditPathError: The audit log cannot be opened.
 
-        TraceExporterError: The trace exporter that a setting asks for cannot be made; nothing is
-            attached. Where only ``OTEL_EXPORTER_OTLP_ENDPOINT`` asks for it, an error is logged.
+        AuditKeyError: A key of the audit log cannot be used.
 
-        LoggingError: The application's logging is configured already; nothing is attached.
+        MetricsServerError: The metrics port cannot be served.
+
+        TraceExporterError: The trace exporter that a setting asks for cannot be made. Where only
+            ``OTEL_EXPORTER_OTLP_ENDPOINT`` asks for it, an error is logged.
+
+        LoggingError: The application's logging is configured already.
     """
     given = _given(os.environ, settings)
     chosen = _completed(given, os.environ)
     # Found first: a type that is misspelt must not leave half of the sinks behind.
     named = _named_types(chosen.log_levels)
+    _named_types(chosen.audit_types)
     if bus is None:
         bus = Bus()
-    _close_earlier(bus)
+    elif bus.is_closed:
+        raise ClosedBusError("cannot configure the bus: it is closed; make a new one")
+    earlier = [item for item in _configured.get(bus, ()) if item.active]
+    sinks = _made(chosen, named, earlier, traces_asked=given.get("traces") is not None)
     bus.configure(capture_content=chosen.capture_content, audit_types=chosen.audit_types)
-    sinks: list[tuple[Sink, tuple[type[Event], ...]]] = []
-    try:
-        for make, types in _wanted(chosen, named):
-            try:
-                sinks.append((make(chosen), types))
-            except TraceExporterError as error:
-                # Whoever set up the collector for all programs did not ask this one.
-                if given.get("traces") is not None:
-                    raise
-                _log.error("there are no traces: %s", error)
-        if chosen.log_application:
-            _configure_application(chosen)
-    except BaseException:
-        for sink, _ in reversed(sinks):
-            _close(sink)
-        raise
-    _configured[bus] = [bus.attach(sink, *types) for sink, types in sinks]
+    _configured[bus] = bus.replace(earlier, sinks)
     if chosen.close_on_sigterm:
         _exit_on_sigterm()
     return bus
+
+
+def _made(
+    settings: Settings,
+    named: tuple[type[Event], ...],
+    earlier: Sequence[Subscription],
+    *,
+    traces_asked: bool,
+) -> list[tuple[Sink, tuple[type[Event], ...]]]:
+    """
+    Return the new sinks, each with its types; or none at all, and what was before goes on.
+    """
+    wanted = list(_wanted(settings, named))
+    made: dict[Callable[[Settings], Sink], Sink] = {}
+    try:
+        # The metrics last: a port has to be let go of before it can be taken over.
+        for make, _ in sorted(wanted, key=lambda pair: pair[0] is _instrumenter):
+            if make is _instrumenter:
+                _let_go_of_port(settings, earlier)
+            try:
+                made[make] = make(settings)
+            except TraceExporterError as error:
+                # Whoever set up the collector for all programs did not ask this one.
+                if traces_asked:
+                    raise
+                _log.error("there are no traces: %s", error)
+        if settings.log_application:
+            _configure_application(settings)
+    except BaseException:
+        for sink in made.values():
+            _close(sink)
+        raise
+    return [(made[make], types) for make, types in wanted if make in made]
+
+
+def _let_go_of_port(settings: Settings, earlier: Sequence[Subscription]) -> None:
+    port = settings.metrics_prometheus_port
+    for item in earlier:
+        if port and item.sink is not None and getattr(item.sink, "port", None) == port:
+            _close(item.sink)
 
 
 def _wanted(
@@ -370,9 +414,13 @@ def _wanted(
         yield _span_recorder, ()
 
 
-def _named_types(levels: Mapping[str, str]) -> tuple[type[Event], ...]:
+def _named_types(levels: Mapping[str, object]) -> tuple[type[Event], ...]:
     names = [name for name in levels if "*" not in name and "?" not in name and "[" not in name]
     return tuple(find(name) for name in names)
+
+
+def _at_home(path: str | None) -> str | None:
+    return None if path is None else os.path.expanduser(path)
 
 
 def _audit_log(settings: Settings) -> Sink:
@@ -384,8 +432,9 @@ def _audit_log(settings: Settings) -> Sink:
         on_failure=settings.audit_on_failure,
         max_bytes=settings.audit_max_bytes,
         compress=settings.audit_compress,
-        key_path=settings.audit_key_path,
-        signing_key_path=settings.audit_signing_key_path,
+        key_path=_at_home(settings.audit_key_path),
+        signing_key_path=settings.audit_signing_key_path
+        and _at_home(settings.audit_signing_key_path),
     )
 
 
@@ -396,7 +445,7 @@ def _instrumenter(settings: Settings) -> Sink:
         namespace=settings.metrics_namespace,
         port=settings.metrics_prometheus_port,
         address=settings.metrics_prometheus_address,
-        file_path=settings.metrics_file_path,
+        file_path=_at_home(settings.metrics_file_path),
     )
 
 
@@ -407,7 +456,7 @@ def _log_handler(settings: Settings) -> Sink:
         format=settings.log_format,
         level=settings.log_level,
         levels=settings.log_levels,
-        path=settings.log_path,
+        path=_at_home(settings.log_path),
         content=settings.log_content,
         service_name=settings.service_name,
     )
@@ -428,7 +477,7 @@ def _span_recorder(settings: Settings) -> Sink:
     elif traces == "otlp":
         exporter = otlp_exporter()
     else:
-        exporter = file_exporter(traces.removeprefix("file:"))
+        exporter = file_exporter(os.path.expanduser(traces.removeprefix("file:")))
     ratio = settings.trace_sample_ratio
     return SpanRecorder(
         exporter,
@@ -443,17 +492,6 @@ def _configure_application(settings: Settings) -> None:
     from harken.sinks.structlog import configure_logging
 
     configure_logging(settings.log_format, level=settings.log_level)
-
-
-def _close_earlier(bus: Bus) -> None:
-    earlier = _configured.pop(bus, [])
-    if not earlier:
-        return
-    bus.flush()
-    for subscription in earlier:
-        subscription.cancel()
-        if subscription.sink is not None:
-            _close(subscription.sink)
 
 
 def _close(sink: Sink) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ class SubscriberHealth(msgspec.Struct, frozen=True):
     How one subscriber is doing.
 
     Attributes:
-        last_error: Class and message of what it raised last; the message is not redacted.
+        last_error: Class and message of what it raised last, redacted.
 
         errors: How often it raised what, by class name.
 
@@ -281,6 +282,28 @@ class Subscription:
 
         self._runner = LoopRunner(self.queue, handle, loop)
 
+    def bequeath(self, heir: Subscription | None) -> None:
+        """
+        Have *heir* get what comes after the close.
+        """
+        if heir is None:
+            return
+        if self.inline is not None:
+            self.inline.successor = heir.take_over
+        if self.queue is not None:
+            self.queue.successor = heir.take_over
+
+    def take_over(self, envelope: Envelope[Event]) -> Exception | None:
+        """
+        Take an event that was on its way to the sink that this one replaces.
+        """
+        if self.inline is not None:
+            return self.inline(envelope)
+        if self.queue is not None:
+            envelope.snapshot()
+            self.queue.put(envelope)
+        return None
+
     def leave_worker(self) -> None:
         """
         Have nobody empty the queue any more.
@@ -403,15 +426,21 @@ class Subscription:
         while self._news:
             self._bus.report_failure(self.name, *self._news.popleft())
 
-    def note(self, error: BaseException) -> None:
+    def note(self, error: BaseException, lost: Sequence[Envelope[Event]] = ()) -> None:
         """
         Count what the subscriber raised; `report()` tells of it.
+
+        Args:
+            lost: What a sink was given, and has not written. A handler has heard what it fails on.
         """
         kind = type(error).__name__
+        message = self._bus.redact(_text_of(error))
         with self._lock:
+            if lost:
+                self.drops.add("failed", [envelope.seq for envelope in lost])
             first = kind not in self._errors
             self._errors[kind] += 1
-            self._last_error = f"{kind}: {error}"
+            self._last_error = f"{kind}: {message}"
             self.consecutive_failures += 1
             is_news = self.consecutive_failures == 1
             quarantines = (
@@ -440,12 +469,13 @@ class Subscription:
         """
         while self._unlogged:
             error = self._unlogged.popleft()
+            # As text: whoever formats the exception itself would print what it holds.
             _log.error(
                 "%s failed with %s; the other subscribers are not affected, and further failures "
-                "of this kind are only counted",
+                "of this kind are only counted\n%s",
                 self.name,
                 type(error).__name__,
-                exc_info=error,
+                self._bus.redact("".join(traceback.format_exception(error)).rstrip()),
             )
 
     @property
@@ -493,6 +523,13 @@ class Subscription:
                 # The fork itself has succeeded; the sink's next write shows what is left of it.
                 self.note(error)
                 self.log()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # an author's __str__ may raise anything
+        return f"[UNPRINTABLE:{type(failure).__name__}]"
 
 
 def _nothing(envelope: Envelope[Event]) -> None:
@@ -552,7 +589,7 @@ def batch_writer(
         try:
             write(batch)
         except Exception as error:
-            subscription.note(error)
+            subscription.note(error, batch)
             return error
         subscription.succeeded(len(batch))
         return None
@@ -592,12 +629,12 @@ class within:
         self._envelope = envelope
 
     def __enter__(self) -> None:
-        self._scope_token = enter(self._envelope.scope)
+        self._entered = enter(self._envelope.scope)
         self._cause_token = cause.set(self._envelope)
 
     def __exit__(self, *_: object) -> None:
         leave_cause(self._cause_token)
-        leave(self._scope_token)
+        leave(self._entered)
 
 
 def weak_handler(subscription: Subscription, handler: Handler) -> Handler:

@@ -77,7 +77,8 @@ class EventsDropped(
 
         count: How many events it did not get, exactly.
 
-        reason: ``queue_full``, ``quarantined``, ``cancelled``, ``serialise`` or ``shutdown``.
+        reason: ``queue_full``, ``quarantined``, ``failed`` (a sink was given them, and raised),
+            ``cancelled``, ``serialise`` or ``shutdown``.
 
         first_seq: The bus's number of the first of them; not all up to *last_seq* need be lost.
     """
@@ -85,7 +86,7 @@ class EventsDropped(
     sink: str
     count: int = 0
     reason: Annotated[
-        str, known("queue_full", "quarantined", "cancelled", "serialise", "shutdown")
+        str, known("queue_full", "quarantined", "failed", "cancelled", "serialise", "shutdown")
     ] = ""
     first_seq: int = 0
     last_seq: int = 0
