@@ -5,16 +5,25 @@ Publish and subscribe: who hears what, in which order, and what it costs the pub
 from __future__ import annotations
 
 import re
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import blinker
 import pytest
 
 import harken
-from harken import Bus, Envelope, Event, Ids, Outcome
+from harken import JSON, Bus, Envelope, Event, Ids, Outcome
 from harken.catalog import LlmChunk, PolicyEvaluated, PrCreated, ToolStarted
-from harken.errors import ClosedBusError, DeliveryError, SubscriptionError, UnknownEventError
+from harken.errors import (
+    ClosedBusError,
+    DeliveryError,
+    RedactionError,
+    SubscriptionError,
+    UnknownEventError,
+)
 from harken.testing import Captured, FixedClock, capture, fixed_bus
 
 
@@ -423,6 +432,142 @@ class TestFailing:
             bus.subscribe(print)
         assert not bus.enabled(Born)
         assert "<Bus closed, 1 subscribers>" == repr(bus)
+
+
+class TestReplace:
+    def test_loses_and_doubles_nothing(self, bus: Bus) -> None:
+        """
+        While sinks are replaced, each event goes to the old or to the new one.
+        """
+
+        class Mine(Captured):
+            def __init__(self, delivery: str) -> None:
+                super().__init__()
+                self.delivery = delivery
+                self.closed = False
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                assert not self.closed
+                super().write(batch)
+
+            def close(self, timeout: float) -> None:
+                self.closed = True
+
+        class Queued(Mine):
+            pass
+
+        made: list[list[Mine]] = [[Mine("inline"), Queued("worker")]]
+        subscriptions = bus.replace((), [(sink, ()) for sink in made[0]])
+        stop = threading.Event()
+        published = Counter[int]()
+
+        def publish(number: int) -> None:
+            while not stop.is_set():
+                bus.publish(Born())
+                published[number] += 1
+
+        threads = [threading.Thread(target=publish, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            sinks = [Mine("inline"), Queued("worker")]
+            made.append(sinks)
+            subscriptions = bus.replace(subscriptions, [(sink, (Born,)) for sink in sinks])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        bus.close()
+
+        inline, queued = ([pair[i] for pair in made] for i in (0, 1))
+        for sinks in (inline, queued):
+            seqs = [envelope.seq for sink in sinks for envelope in sink.envelopes]
+            assert published.total() == len(seqs)
+            assert len(set(seqs)) == len(seqs)
+            assert all(sink.closed for sink in sinks)
+
+    def test_without_an_heir(self, bus: Bus) -> None:
+        """
+        A sink that nothing replaces is closed, and hears nothing more.
+        """
+        kept, others = Captured(), Captured()
+        (subscription,) = bus.replace((), [(kept, ())])
+        bus.attach(others)
+        bus.publish(Born())
+        assert [] == bus.replace([subscription], [])
+        bus.publish(Born())
+
+        assert (1, 2) == (len(kept.events), len(others.events))
+        assert not subscription.active
+
+
+def test_report_of_a_failure_follows_its_cause(bus: Bus) -> None:
+    """
+    In every sink, what failed on an event is told behind it, with the event as its cause.
+    """
+
+    class Broken:
+        delivery = "inline"
+
+        def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+            raise OSError("disk full")
+
+    heard = Captured()
+    bus.attach(Broken(), Born)
+    bus.attach(heard)
+    bus.publish(Born())
+
+    born, failed = heard.envelopes
+    assert ("bustest.born", "harken.sink_failed") == (born.name, failed.name)
+    assert born.id == failed.causation_id
+
+
+def test_failure_is_logged_without_secrets(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    What a subscriber raises is redacted in the log and in the health.
+    """
+
+    def handle(envelope: Envelope[Event]) -> None:
+        raise ValueError("cannot log in with password=hunter2-is-mine")
+
+    bus.subscribe(handle, Born, name="it")
+    bus.publish(Born())
+
+    assert "hunter2" not in caplog.text
+    assert "Traceback (most recent call last)" in caplog.text
+    assert "cannot log in with password=[REDACTED" in str(bus.health()["it"].last_error)
+
+
+def test_attributes_are_taken_at_publish(bus: Bus) -> None:
+    """
+    What is done to a mapping later changes no event.
+    """
+    heard = Captured()
+    bus.attach(heard)
+    attributes: dict[str, JSON] = {"k": "before"}
+    bus.publish(Born(), attributes=attributes)
+    attributes["k"] = "after"
+
+    assert {"k": "before"} == dict(heard.envelopes[0].attributes)
+
+
+def test_causes_are_redacted(bus: Bus) -> None:
+    """
+    Whatever an author gives as a cause is redacted as other ids are.
+    """
+    heard = Captured()
+    bus.attach(heard)
+    bus.publish(Born(), causes=["ghp_" + "a1B2" * 9])
+
+    assert "[REDACTED:github_token]" == heard.envelopes[0].causation_id
+
+
+def test_redaction_is_a_redactor_or_a_switch() -> None:
+    """
+    A word that sounds strict does not switch the redaction off.
+    """
+    redaction: Any = "strict"
+    with pytest.raises(RedactionError, match="redaction='strict' is no Redactor"):
+        Bus(redaction=redaction)
 
 
 def test_names_are_unique(bus: Bus) -> None:

@@ -323,6 +323,16 @@ def test_end_declared_after_its_start_was_published() -> None:
     bus.close()
 
 
+def test_names_of_the_catalog_are_taken() -> None:
+    """
+    Whoever comes first does not get the name of a type of the catalog.
+    """
+    with pytest.raises(EventNameClashError, match=r"both claim the name 'tool\.started'"):
+
+        class Mine(Event, name="tool.started"):
+            pass
+
+
 def test_find() -> None:
     """
     A type is found by its dotted name, those of the catalog without an import.

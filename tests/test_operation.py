@@ -9,6 +9,8 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -26,6 +28,7 @@ from harken.catalog import (
     RunCompleted,
     RunFailed,
     RunStarted,
+    ScopeOrphaned,
     SessionStarted,
     ToolCompleted,
     ToolDenied,
@@ -536,6 +539,137 @@ class TestPairing:
             bus.publish(ToolCompleted(tool_name="x", tool_call_id="c"))
 
         assert ["tool.started", "tool.completed"] * 2 == heard.names
+
+
+class Shipped(Event, name="optest.shipped", key="parcel"):
+    """
+    Opens an operation whose end has no room for its key.
+    """
+
+    parcel: str = ""
+
+
+class Arrived(Event, name="optest.arrived", ends=Shipped):
+    """
+    Ends it.
+    """
+
+
+class TestPairingByPublish:
+    def test_key_is_made(self, bus: Bus, heard: Captured) -> None:
+        """
+        A start that is published without a key gets one, by which its end is found, also when
+        several are open.
+        """
+        starts = [bus.publish(ToolStarted(tool_name="search")) for _ in range(2)]
+        keys = [start.event.tool_call_id for start in starts if start is not None]
+        for key in reversed(keys):
+            bus.publish(ToolCompleted(tool_call_id=key))
+        bus.close()
+
+        assert all(keys)
+        assert ["tool.started", "tool.started", "tool.completed", "tool.completed"] == heard.names
+        assert list(reversed(keys)) == [event.tool_call_id for event in heard.of(ToolCompleted)]
+
+    def test_end_gets_the_key_that_was_made(self, bus: Bus, heard: Captured) -> None:
+        """
+        Where only one is open, its end needs no key, and carries that of its start.
+        """
+        bus.publish(ToolStarted(tool_name="search"))
+        bus.publish(ToolCompleted())
+
+        (start,), (end,) = heard.of(ToolStarted), heard.of(ToolCompleted)
+        assert start.tool_call_id == end.tool_call_id != ""
+        assert heard.envelopes[0] is heard.envelopes[1].started
+
+    def test_uuid(self, bus: Bus, heard: Captured) -> None:
+        """
+        A UUID pairs as its text does.
+        """
+        keys: list[Any] = [UUID(int=1), UUID(int=2)]
+        for key in keys:
+            bus.publish(ToolStarted(tool_name="search", tool_call_id=key))
+        for key in (UUID(int=1), str(UUID(int=2))):
+            bus.publish(ToolCompleted(tool_call_id=key))
+        bus.close()
+
+        starts = [envelope.started for envelope in heard.envelopes[2:]]
+        assert heard.envelopes[:2] == starts
+
+    def test_end_that_cannot_carry_the_key(self, bus: Bus, heard: Captured) -> None:
+        """
+        An end without a field for the key ends the one operation that is open.
+        """
+        bus.publish(Shipped(parcel="p-1"))
+        bus.publish(Arrived())
+        bus.close()
+
+        assert [("optest.shipped", None), ("optest.arrived", Outcome.success)] == [
+            (envelope.name, envelope.outcome) for envelope in heard.envelopes
+        ]
+
+    @pytest.mark.parametrize(
+        ("began", "ended", "pairs"),
+        [
+            ({"run_id": "a"}, {}, True),
+            ({}, {"run_id": "a"}, True),
+            ({"run_id": "b", "parent_run_id": "a"}, {"run_id": "a"}, True),
+            ({"run_id": "a"}, {"run_id": "b", "parent_run_id": "a"}, True),
+            ({"run_id": "a"}, {"run_id": "b"}, False),
+        ],
+    )
+    def test_runs(self, bus: Bus, heard: Captured, began: Any, ended: Any, pairs: bool) -> None:
+        """
+        An end is found in the run around its start, or inside of it; not in a strange one, which
+        may use the same keys.
+        """
+        with harken.scope(**began):
+            bus.publish(ToolStarted(tool_name="search", tool_call_id="call_0"))
+        with harken.scope(**ended):
+            bus.publish(ToolCompleted(tool_call_id="call_0"))
+        bus.close()
+
+        assert pairs is (heard.names == ["tool.started", "tool.completed"])
+
+    def test_start_after_an_end_that_was_told_alone(self, bus: Bus, heard: Captured) -> None:
+        """
+        An end that a flush has told without its start is the one end of a start that comes later.
+        """
+        bus.publish(ToolCompleted(tool_call_id="c-1"))
+        bus.flush()
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="c-1"))
+        bus.publish(ToolStarted(tool_name="search", tool_call_id="c-1"))
+        bus.close()
+
+        assert [
+            "tool.completed",
+            "tool.started",
+            "tool.started",
+            "tool.failed",
+            "harken.scope_orphaned",
+        ] == heard.names
+
+    def test_run_without_an_id(self, bus: Bus, heard: Captured) -> None:
+        """
+        The end of a run gives no grace to operations that are in no run.
+        """
+        session = bus.operation(SessionStarted()).start()
+        bus.publish(RunStarted())
+        bus.publish(RunCompleted())
+        session.end()
+
+        starts = [envelope for envelope in heard.envelopes if envelope.type.is_start]
+        assert [None, True] == [envelope.run_id and True for envelope in starts]
+        assert ["session.started", "run.started", "run.completed", "session.ended"] == heard.names
+
+    def test_key_of_an_orphan_is_redacted(self, bus: Bus, heard: Captured) -> None:
+        """
+        The report of an orphan holds no secret that its start did not show.
+        """
+        bus.publish(ToolStarted(tool_name="a", tool_call_id="ghp_" + "a1B2" * 9))
+        bus.close()
+
+        assert "[REDACTED:github_token]" == heard.of(ScopeOrphaned)[0].id
 
 
 class TestRun:

@@ -152,6 +152,81 @@ class TestNesting:
         assert [] == caplog.records
 
 
+class TestTurns:
+    def test_generators_that_take_turns(self, bus: Bus) -> None:
+        """
+        Scopes that are left in another order than the reverse leave nothing behind.
+        """
+
+        def agent(name: str) -> Iterator[str | None]:
+            with harken.scope(run_id=name), bus.operation(ToolStarted(tool_name="a")):
+                while True:
+                    yield publish(bus).run_id
+
+        first, second, third = agent("a"), agent("b"), agent("c")
+        bus.subscribe(lambda envelope: None)
+        for generator in (first, second, third):
+            next(generator)
+        seen = [next(third)]
+        second.close()
+        seen.append(next(third))
+        first.close()
+        seen.append(publish(bus).run_id)
+        third.close()
+        seen.append(publish(bus).run_id)
+
+        assert ["c", "c", "c", None] == seen
+        assert {} == harken.current_context()
+
+    def test_in_the_order_they_were_entered(self, bus: Bus) -> None:
+        """
+        What was entered first and left first is not come back to.
+        """
+        bus.subscribe(lambda envelope: None)
+        outer, inner = harken.scope(run_id="outer"), harken.scope(run_id="inner")
+        with harken.scope(run_id="around"):
+            outer.__enter__()
+            inner.__enter__()
+            outer.__exit__(None, None, None)
+            between = publish(bus).run_id
+            inner.__exit__(None, None, None)
+            after = publish(bus).run_id
+
+        assert ("inner", "around", None) == (between, after, publish(bus).run_id)
+
+
+class TestSampler:
+    @pytest.fixture(autouse=True)
+    def sampler(self) -> Iterator[None]:
+        harken.register_sampler(lambda trace_id: trace_id[0] < "8")
+        yield
+        harken.register_sampler(None)
+
+    def test_decides_where_a_trace_begins(self, bus: Bus, heard: Captured) -> None:
+        """
+        What the sampler says of a trace is in every event, span id and subprocess of it.
+        """
+        for _ in range(40):
+            with harken.scope(), bus.operation(ToolStarted(tool_name="a")):
+                publish(bus)
+                assert (
+                    f"-0{heard.envelopes[-1].trace_flags}" == harken.child_env()["TRACEPARENT"][-3:]
+                )
+            with bus.operation(ToolStarted(tool_name="a")):
+                publish(bus)
+
+        flags = {(envelope.trace_id[0] < "8", envelope.trace_flags) for envelope in heard.envelopes}
+        assert {(True, 1), (False, 0)} == flags
+
+    def test_not_where_it_comes_from_outside(self, bus: Bus) -> None:
+        """
+        A trace that comes in keeps its decision.
+        """
+        bus.subscribe(lambda envelope: None)
+        with harken.scope(traceparent=f"00-{'f' * 32}-{'1' * 16}-01"):
+            assert 1 == publish(bus).trace_flags
+
+
 class TestTrace:
     def test_traceparent_comes_in(self, bus: Bus, heard: Captured) -> None:
         """

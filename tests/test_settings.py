@@ -25,6 +25,7 @@ from harken import Bus, Settings
 from harken.catalog import LlmChunk, LlmCompleted, PrCreated, RunStarted, TextEmitted, ToolStarted
 from harken.errors import (
     AuditPathError,
+    ClosedBusError,
     HarkenError,
     MetricsServerError,
     SettingsError,
@@ -420,6 +421,102 @@ class TestConfigure:
             "audit.checkpoint",
             "audit.close",
         ] == [record["event_type"] for record in lines(tmp_path / "audit.jsonl")]
+
+    def test_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
+        """
+        A second call that fails changes nothing: the bus goes on as it was.
+        """
+        bus = harken.configure(**self.options(tmp_path, metrics_prometheus_port=0))
+        before = dict(bus.health())
+        for wrong in (
+            {"log_path": str(tmp_path / "none" / "x.log")},
+            {"audit_jsonl_path": str(tmp_path)},
+            {"traces": f"file:{tmp_path / 'none' / 's.jsonl'}"},
+            {"metrics_namespace": "no good"},
+            {"audit_types": {"tool.strated": False}},
+        ):
+            with pytest.raises(harken.HarkenError):
+                harken.configure(bus, **self.options(tmp_path, **wrong))
+        bus.publish(PrCreated(url="/pull/7"))
+
+        assert before.keys() == bus.health().keys()
+        bus.close()
+        assert "pr.created" in (tmp_path / "audit.jsonl").read_text()
+
+    def test_port_is_handed_on(self, tmp_path: Path) -> None:
+        """
+        A second call may keep the port of the first.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        bus = harken.configure(**self.options(tmp_path, metrics_prometheus_port=port))
+        harken.configure(bus, **self.options(tmp_path, metrics_prometheus_port=port))
+        bus.publish(PrCreated(url="/pull/7"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            shown = answer.read().decode()
+        bus.close()
+
+        assert 'harken_events_published_total{type="pr.created"} 1.0' in shown
+
+    def test_closed_bus(self, tmp_path: Path) -> None:
+        """
+        A closed bus is refused before anything is opened.
+        """
+        bus = Bus()
+        bus.close()
+        with pytest.raises(ClosedBusError, match="make a new one"):
+            harken.configure(bus, **self.options(tmp_path))
+
+        assert [] == files(tmp_path)
+
+    def test_words_for_switches(self, tmp_path: Path) -> None:
+        """
+        `on` and `off` are understood wherever a setting comes from.
+        """
+        config = tmp_path / "harken.toml"
+        config.write_text('audit = "off"\n[audit_types]\n"llm.completed" = "on"\n')
+
+        settings = Settings.load(environ={"HARKEN_CONFIG": str(config)}, metrics="off")
+
+        assert (False, False, {"llm.completed": True}) == (
+            settings.audit,
+            settings.metrics,
+            settings.audit_types,
+        )
+
+    @pytest.mark.parametrize("content", [b"log_format = '\xff'", b"\xff\xfe"])
+    def test_file_that_is_no_utf_8(self, tmp_path: Path, content: bytes) -> None:
+        """
+        A file in another encoding is named.
+        """
+        config = tmp_path / "harken.toml"
+        config.write_bytes(content)
+        with pytest.raises(SettingsError, match="name a readable TOML file"):
+            Settings.load(environ={"HARKEN_CONFIG": str(config)})
+
+    def test_nul(self) -> None:
+        """
+        A NUL character in a text is refused.
+        """
+        with pytest.raises(SettingsError, match=r"log_path='a\\x00b' has a NUL character"):
+            Settings.load(environ={}, log_path="a\0b")
+
+    def test_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A tilde is the home folder in every path.
+        """
+        monkeypatch.setenv("HOME", str(tmp_path))
+        bus = harken.configure(
+            audit_jsonl_path="~/audit.jsonl",
+            log_path="~/events.log",
+            metrics_file_path="~/metrics.prom",
+            traces="file:~/spans.jsonl",
+        )
+        with bus.operation(ToolStarted(tool_name="a")):
+            pass
+        bus.close()
+
+        assert ["audit.jsonl", "events.log", "metrics.prom", "spans.jsonl"] == files(tmp_path)
 
     def test_log_application(
         self, run_python: Callable[..., subprocess.CompletedProcess[str]]

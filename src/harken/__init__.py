@@ -44,6 +44,7 @@ from harken.scope import (
     child_env,
     current_context,
     inject,
+    register_sampler,
     register_trace_source,
     scope,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "find",
     "inject",
     "outcome_from",
+    "register_sampler",
     "register_trace_source",
     "schema",
     "scope",

@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from harken.event import JSON, Event, EventType, Outcome
+from harken.scope import root_flags
 
 if TYPE_CHECKING:
     from harken.body import Body, Encoder
@@ -285,7 +286,12 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         The W3C trace flags; bit 0 says that the trace is sampled.
         """
-        return self._scope.trace_flags
+        if self.started is not None:
+            return self.started.trace_flags
+        scope = self._scope
+        if scope.operation is not None:
+            return scope.operation.trace_flags
+        return scope.trace_flags if scope.trace_id else root_flags(self.trace_id)
 
     @property
     def started_event_id(self) -> str | None:

@@ -221,6 +221,9 @@ class EventMeta(msgspec.StructMeta):
                 "outcome": inherited.get("outcome") if outcome is None else outcome,
             }
             return cls
+        if not cls.__module__.startswith("harken."):
+            # First come, first served does not hold for the names of the catalog.
+            importlib.import_module("harken.catalog")
         _register(
             _event_type(
                 cls,

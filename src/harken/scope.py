@@ -112,7 +112,7 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
         """
         operation = self.operation
         if operation is not None:
-            return f"00-{operation.trace_id}-{operation.span_id}-{self.trace_flags:02x}"
+            return f"00-{operation.trace_id}-{operation.span_id}-{operation.trace_flags:02x}"
         if not self.trace_id:
             return None
         span_id = self.span_id or f"{getrandbits(64) or 1:016x}"
@@ -127,6 +127,7 @@ _process: Scope | None = None
 cause: ContextVar[Envelope[Event] | None] = ContextVar("harken.cause", default=None)
 """What is being handled right now: the cause of whatever its handler publishes."""
 _source: Callable[[], Carrier | None] | None = None
+_sampler: Callable[[str], bool] | None = None
 
 
 def current() -> Scope:
@@ -172,6 +173,27 @@ Entered = tuple[Token["Scope | None"], "Scope | None"]
 _left: ContextVar[Mapping[int, tuple[Scope, Scope | None]]] = ContextVar(
     "harken.left", default=MappingProxyType({})
 )
+
+
+def register_sampler(sampler: Callable[[str], bool] | None, /) -> None:
+    """
+    Ask *sampler* whether a trace that begins here is sampled; None samples all.
+
+    The answer is bit 0 of ``trace_flags``, and goes with the trace into every event, span,
+    exemplar and subprocess. A trace that comes from outside brings its own.
+
+    Args:
+        sampler: Takes the trace id, 32 hex digits, and must give the same answer every time.
+    """
+    global _sampler
+    _sampler = sampler
+
+
+def root_flags(trace_id: str) -> int:
+    """
+    Return the trace flags of a trace that begins in this process.
+    """
+    return 1 if _sampler is None or _sampler(trace_id) else 0
 
 
 def enter(inner: Scope | None) -> Entered:
@@ -307,7 +329,8 @@ class scope:
         if self._carrier[0] is not None:
             inner = _in_trace(inner, *self._carrier)
         if not inner.trace_id and inner.operation is None:
-            inner = inner.replace(trace_id=_new_trace_id())
+            trace_id = _new_trace_id()
+            inner = inner.replace(trace_id=trace_id, trace_flags=root_flags(trace_id))
         return inner
 
 
@@ -369,7 +392,10 @@ def from_env(environ: Mapping[str, str] | None = None) -> Scope:
         )
         return found
     found = found.replace(correlation_id=tool_trace_id)
-    return found if found.trace_id else found.replace(trace_id=_derived_trace_id(tool_trace_id))
+    if found.trace_id:
+        return found
+    trace_id = _derived_trace_id(tool_trace_id)
+    return found.replace(trace_id=trace_id, trace_flags=root_flags(trace_id))
 
 
 def _derived_trace_id(tool_trace_id: str) -> str:
