@@ -25,8 +25,9 @@ import pytest
 from harken import Bus, Envelope, Event
 from harken.errors import AuditPathError, AuditWriteError, DeliveryError, SettingsError
 from harken.record import FIRST, GENESIS, MAX_LINE, check_line, parse
-from harken.sinks.audit import AuditLog
+from harken.sinks.audit import AuditLog, _path
 from harken.sinks.audit._group import GroupSync
+from harken.sinks.audit._path import file_system_of
 from harken.sinks.audit._tail import fingerprint
 from harken.testing import FixedClock, capture, fixed_bus
 
@@ -856,6 +857,67 @@ class TestMovedFile:
         assert [("audit.recover", "torn_tail"), ("audit.recover", "shrunk")] == controls(records)
         assert (head, seq + 1) == (records[0]["prev"], records[0]["seq"])
         assert [2] == numbers(records)
+
+
+class TestDangers:
+    def test_folder_that_anybody_may_write(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        A folder in which anybody may replace the log is named on stderr; one like /tmp is not.
+        """
+        for mode in (0o777, 0o1777, 0o755):
+            path.parent.chmod(mode)
+            AuditLog(path).close()
+
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"harken: anybody may write into {str(path.parent)!r}" in said
+        assert said.endswith("run chmod o-w")
+
+    def test_network_file_system(self, tmp_path: Path) -> None:
+        """
+        The type of a file system is read from the list of mounts.
+        """
+        device = tmp_path.stat().st_dev
+        mounts = tmp_path / "mounts"
+        number = f"{os.major(device)}:{os.minor(device)}"
+        mounts.write_text(
+            "22 1 0:99999 / / rw - ext4 /dev/sda1 rw\n"
+            f"36 35 {number} / /mnt/home rw,noatime shared:1 master:2 - nfs4 server:/home rw\n"
+        )
+
+        assert "nfs4" == file_system_of(str(tmp_path), str(mounts))
+        mounts.write_text("22 1 0:99999 / / rw - ext4 /dev/sda1 rw\n")
+        assert file_system_of(str(tmp_path), str(mounts)) is None
+        assert file_system_of(str(tmp_path), str(tmp_path / "none")) is None
+
+    @pytest.mark.parametrize(
+        ("kind", "network"),
+        [
+            ("nfs", True),
+            ("nfs4", True),
+            ("cifs", True),
+            ("smb3", True),
+            ("9p", True),
+            ("fuse.sshfs", True),
+            ("ext4", False),
+            ("xfs", False),
+            ("tmpfs", False),
+            ("overlay", False),
+            ("fuse.fuse-overlayfs", False),
+        ],
+    )
+    def test_kinds(
+        self, tmp_path: Path, kind: str, network: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        On a network file system the log says that it promises less there.
+        """
+        monkeypatch.setattr(_path, "file_system_of", lambda folder: kind)
+
+        said = _path.dangers(str(tmp_path / "audit.jsonl"))
+
+        assert network is (f"is on a network file system ({kind})" in "".join(said))
 
 
 class TestDamagedFile:

@@ -27,8 +27,11 @@ COMMANDS = {
     "catalog": "List the event types, or show one in full.",
     "demo": "Watch a scripted agent work, through all four sinks.",
     "exec": "Run any command, on the record.",
+    "export": "Print the audit log in the vocabulary of others.",
+    "head": "Print the number and the hash of the last line of the audit log.",
     "keygen": "Make a key that seals the audit log.",
     "schema": "Print the JSON Schema of one event type, or of all.",
+    "verify": "Check that the audit log is what was written.",
     "version": "Print the version.",
 }
 """Each command and the first line of its help, so that ``--help`` need not load them."""
@@ -163,7 +166,8 @@ def main(context: click.Context) -> None:
 
     Settings come from HARKEN_* variables, or from the TOML file that HARKEN_CONFIG names.
     Exit codes: 0 done, 1 failed, 2 wrong usage or a malformed setting, 4 a file or folder that
-    cannot be used, 130 Ctrl-C. `harken exec` exits as its command does.
+    cannot be used, 130 Ctrl-C. `harken exec` exits as its command does; see `harken verify -h`
+    for what it exits with.
     """
     if os.environ.get("NO_COLOR"):
         context.color = False

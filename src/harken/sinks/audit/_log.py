@@ -27,7 +27,7 @@ from harken.sinks.audit._beat import Beat
 from harken.sinks.audit._descriptor import sync_data
 from harken.sinks.audit._file import LogFile, Writer
 from harken.sinks.audit._group import GroupSync
-from harken.sinks.audit._path import explained
+from harken.sinks.audit._path import dangers, explained
 from harken.sinks.audit._seal import Ratchet, Sealer, Signer
 from harken.sinks.audit._spill import Spill
 
@@ -172,6 +172,8 @@ class AuditLog:
         if error is not None:
             self._file.close()
             raise explained(error, self.path) from error
+        self._messages += dangers(self.path)
+        self._say()
         _watch_forks()
         _logs.add(self)
 

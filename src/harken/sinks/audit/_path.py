@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import suppress
 
@@ -16,6 +17,13 @@ FOLDER_MODE = 0o700
 
 # A FIFO would block without O_NONBLOCK, and a terminal become ours without O_NOCTTY.
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+# File systems on which processes of several machines may append, and no lock keeps them apart
+# for sure; names as in /proc/self/mountinfo. fuse.* may be anything.
+_NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\w*|9p|afs|ceph|coda|gfs2?|glusterfs|lustre|ncpfs|ocfs2|orangefs|virtiofs"
+    r"|fuse\.(?!fuse-overlayfs)\S+"
+)
 
 _FIRST_BYTES = b'{"timestamp":"'
 
@@ -56,6 +64,46 @@ def open_log(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def dangers(path: str) -> list[str]:
+    """
+    Return what speaks against keeping the log at *path*, in sentences.
+    """
+    found = []
+    folder = os.path.dirname(path)
+    mode = os.stat(folder).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        found.append(
+            f"anybody may write into {folder!r}, and so replace the audit log there; run chmod o-w"
+        )
+    kind = file_system_of(folder)
+    if kind is not None and _NETWORK.fullmatch(kind):
+        found.append(
+            f"the audit log {path!r} is on a network file system ({kind}), which promises neither "
+            "whole lines nor locks between machines; keep it on a local disk"
+        )
+    return found
+
+
+def file_system_of(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """
+    Return the type of the file system that *folder* is on; None where the system does not say.
+
+    Args:
+        mounts: A list of mounts as proc_pid_mountinfo(5) describes it.
+    """
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(mounts, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                mount, _, kind = line.partition(" - ")
+                if mount.split()[2] == wanted:
+                    return kind.split()[0]
+    except OSError:
+        return None
+    return None
 
 
 def sync_folder(path: str) -> None:
