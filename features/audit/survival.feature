@@ -24,14 +24,14 @@ Feature: What was recorded survives what happens to the agent
 
   Rule: A full disk does not stop the agent, unless it is told to
 
-    Scenario: Records that do not fit are kept beside the log, and the log tells so
+    Scenario: Records that do not fit wait beside the log, and are put into it when there is room
       Given a program whose disk is full for a while
       When the program runs
       Then the program was not disturbed
       And the record of "audit.lost" says
         | metadata.count   | 0 |
-        | metadata.spilled | 3 |
-      And the file beside the log holds "pr.created", "pr.created", "pr.created"
+        | metadata.merged  | 3 |
+      And nothing is left beside the log
       And the chain of the audit log is whole
 
     Scenario: An agent that must not act unrecorded is stopped

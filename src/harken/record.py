@@ -49,7 +49,8 @@ Control records tell what happened to the log itself. Their ``metadata``:
 
 ``audit.lost``
     The records ``first_n`` to ``last_n`` of this writer are not in the log: ``count`` are gone,
-    ``spilled`` are in ``spill_file``, whose last line has the hash ``spill_head``. ``unsynced``
+    ``spilled`` are in ``spill_file``, whose last line has the hash ``spill_head``. When the next
+    ``merged`` lines are those records, with new numbers, the file was removed. ``unsynced``
     records are in the log, but the disk did not confirm them. ``reason`` is the error's name.
 
 ``audit.checkpoint``

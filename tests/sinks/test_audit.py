@@ -680,7 +680,7 @@ class TestMovedFile:
         path.unlink()
         log.write(struck(2))
 
-        assert (1, 1, 0) == (log.records, log.spilled, log.lost)
+        assert (2, 0, 0) == (log.records, log.spilled, log.lost)
         assert "something else than an audit log" in capsys.readouterr().err
 
     def test_continued_by_a_writer_that_starts(self, path: Path) -> None:
@@ -717,8 +717,8 @@ class TestMovedFile:
             log.write(struck(1))
         log.write(struck(2))
 
-        assert (1, 1) == (log.spilled, log.records)
-        assert [2] == numbers(read(archive, path))
+        assert (0, 2) == (log.spilled, log.records)
+        assert [1, 2] == numbers(read(archive, path))
 
     def test_sibling_of_another_user(self, path: Path, unprivileged: Callable[[], Any]) -> None:
         """
@@ -1252,19 +1252,24 @@ class TestRotation:
 class TestFailure:
     def test_degrade(self, log: AuditLog, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """
-        Records that cannot be written are kept beside the log; that is said once and recorded.
+        Records that cannot be written are kept beside the log, and put into it when that is
+        possible again; that is said once and recorded.
         """
         log.write(struck(1))
         with held(path):
             for number in (2, 3, 4):
                 log.write(struck(number, text="secret"))
+            (spill,) = path.parent.glob("audit.jsonl.spill-*")
+            spilled = read(spill)
+            mode = stat.S_IMODE(spill.stat().st_mode)
+            counted = (log.records, log.spilled, log.lost)
         log.write(struck(5))
 
-        (spill,) = path.parent.glob("audit.jsonl.spill-*")
         records = read(path)
-        spilled = read(spill)
-        report = records[-2]
-        assert ([1, 5], [2, 3, 4]) == (numbers(records), numbers(spilled))
+        report = records[2]
+        assert ([1, 2, 3, 4, 5], [2, 3, 4]) == (numbers(records), numbers(spilled))
+        assert [record["id"] for record in spilled] == [record["id"] for record in records[3:6]]
+        assert not spill.exists()
         assert {
             "reason": "ETIMEDOUT",
             "count": 0,
@@ -1273,12 +1278,13 @@ class TestFailure:
             "spilled": 3,
             "spill_file": spill.name,
             "spill_head": spilled[-1]["hash"],
+            "merged": 3,
         } == report["metadata"]
         assert ("audit.lost", "failure") == (report["event_type"], report["outcome"])
         assert [3, 4, 5] == [record["n"] for record in spilled]
-        assert [1, 2, 6, 7] == [record["n"] for record in records]
-        assert (2, 3, 0) == (log.records, log.spilled, log.lost)
-        assert 0o600 == stat.S_IMODE(spill.stat().st_mode)
+        assert [1, 2, 6, 7, 8, 9, 10] == [record["n"] for record in records]
+        assert ((1, 3, 0), (5, 0, 0)) == (counted, (log.records, log.spilled, log.lost))
+        assert 0o600 == mode
         about = f"harken: audit log {str(path)!r}"
         assert (
             f"{about} cannot be written (the lock was not free within 0.05 s); records are kept "
@@ -1287,8 +1293,27 @@ class TestFailure:
 
     def test_second_outage(self, log: AuditLog, path: Path) -> None:
         """
-        Each outage is recorded for itself; the spill file goes on.
+        Each outage is recorded for itself, with a spill file of its own.
         """
+        for number in (1, 3):
+            with held(path):
+                log.write(struck(number))
+            log.write(struck(number + 1))
+
+        assert [1, 2, 3, 4] == numbers(read(path))
+        assert not list(path.parent.glob("audit.jsonl.spill-*"))
+        assert [("audit.lost", "ETIMEDOUT", 1, 2), ("audit.lost", "ETIMEDOUT", 1, 6)] == (
+            controls(read(path), "merged", "first_n")[1:]
+        )
+
+    def test_more_than_memory_allows(
+        self, log: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What is too much to be kept in memory stays in the spill file, which goes on; the log says
+        so, and each record is in one of the two.
+        """
+        monkeypatch.setattr("harken.sinks.audit._log._MERGED_BYTES", 0)
         for number in (1, 3):
             with held(path):
                 log.write(struck(number))
@@ -1299,6 +1324,7 @@ class TestFailure:
         assert [("audit.lost", "ETIMEDOUT", 1, 2), ("audit.lost", "ETIMEDOUT", 1, 5)] == (
             controls(read(path), "spilled", "first_n")[1:]
         )
+        assert (2, 2, 0) == (log.records, log.spilled, log.lost)
 
     def test_nowhere_to_go(
         self, log: AuditLog, path: Path, capsys: pytest.CaptureFixture[str]
@@ -1367,8 +1393,10 @@ class TestFailure:
             ("audit.open", "start", None),
             ("audit.open", "start", None),
             ("audit.lost", "ETIMEDOUT", 1),
-            ("audit.close", "shutdown", 1),
+            ("audit.checkpoint", None, None),
+            ("audit.close", "shutdown", 0),
         ] == controls(read(path), "spilled")
+        assert [1] == numbers(read(path))
         assert "was left without a last record" in capsys.readouterr().err
 
     @pytest.mark.parametrize("broken", [None, "closed"])
@@ -1385,7 +1413,7 @@ class TestFailure:
             log.write(struck(1))
         log.write(struck(2))
 
-        assert [2] == numbers(read(path))
+        assert [1, 2] == numbers(read(path))
 
     def test_stderr_that_publishes(
         self, log: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1404,7 +1432,7 @@ class TestFailure:
             log.write(struck(1))
         log.write(struck(2))
 
-        assert [2, 9] == numbers(read(path))
+        assert [1, 9, 2, 9] == numbers(read(path))
 
     def test_busy_for_too_long(self, log: AuditLog, path: Path) -> None:
         """
@@ -1531,8 +1559,8 @@ class TestGroup:
         log.write(struck(3))
         log.close()
 
-        assert (1, 2, 0) == (log.records, log.spilled, log.unsynced)
-        assert [3] == numbers(read(path))
+        assert (3, 0, 0) == (log.records, log.spilled, log.unsynced)
+        assert [1, 2, 3] == numbers(read(path))
 
     def test_no_later_sync_vouches_for_what_failed(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

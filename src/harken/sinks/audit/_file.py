@@ -150,17 +150,25 @@ class LogFile:
         self._sealed_seq = 0
         self._record_seq = 0
         self._cannot_seal = False
+        self._all_or_none = False
         # Control records that must precede the next record; kept until they are written.
         self._notes: dict[str, Draft] = {}
 
     def append(
-        self, drafts: Sequence[Draft], patience: float, *, sealed: bool = False
+        self,
+        drafts: Sequence[Draft],
+        patience: float,
+        *,
+        sealed: bool = False,
+        whole: bool = False,
     ) -> tuple[int, OSError | None]:
         """
         Append *drafts*, waiting for the lock for at most *patience* seconds.
 
         Args:
             sealed: Whether a checkpoint comes first, if anything stands there without.
+
+            whole: Whether it is all of them or none.
 
         Returns:
             How many are in the file, which are the first ones; and what stopped the others. Of
@@ -175,6 +183,7 @@ class LogFile:
             before = self.seq
             if sealed and self._is_unsealed:
                 self._seal_if_possible()
+            self._all_or_none = whole
             result = self._write(drafts)
             if before // CHECKPOINT_EVERY != self.seq // CHECKPOINT_EVERY:
                 self._seal_if_possible()
@@ -568,7 +577,7 @@ class LogFile:
         Cut the file back to the last line that was written as a whole; return how many are there.
         """
         kept = length = 0
-        while length + len(lines[kept]) <= done:
+        while not self._all_or_none and length + len(lines[kept]) <= done:
             length += len(lines[kept])
             kept += 1
         if length < done:

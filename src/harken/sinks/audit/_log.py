@@ -35,6 +35,9 @@ from harken.sinks.audit._spill import Spill
 # be slowed down by each record for as long as another process hangs.
 _IMPATIENCE = 0.02
 
+# Bytes of spilled records that are kept in memory until they can be put into the log.
+_MERGED_BYTES = 16 * 1024 * 1024
+
 _logs: WeakSet[AuditLog] = WeakSet()
 
 
@@ -49,6 +52,9 @@ class _Missing(msgspec.Struct):
     count: int = 0
     spilled: int = 0
     unsynced: int = 0
+    # What was spilled, as long as memory allows, to be put into the log when that is possible.
+    drafts: list[Draft] = []
+    size: int = 0
 
 
 class AuditLog:
@@ -76,8 +82,9 @@ class AuditLog:
             What a record that cannot be written means. ``degrade``: the agent goes on; the record
             is put into a file beside the log if that is possible (``<path>.spill-<writer>``), it
             is counted, stderr says so once, and the next record that can be written is preceded
-            by one that tells what is missing. ``raise``: the sink is required, and `publish()`
-            raises `DeliveryError`; what is missing is recorded just the same.
+            by one that tells what is missing, and by what was spilled. ``raise``: the sink is
+            required, and `publish()` raises `DeliveryError`; what is missing is recorded just the
+            same.
 
         max_bytes:
             Begin a new file once this one has so many bytes. The old one is archived beside it as
@@ -420,19 +427,37 @@ class AuditLog:
 
     def _append(self, drafts: Sequence[Draft]) -> OSError | None:
         missing = self._missing
-        if missing is None:
+        error = None
+        if missing is not None:
+            error = self._make_good(missing, min(self._lock_wait, _IMPATIENCE))
+        written = 0
+        if error is None and drafts:
             written, error = self._file.append(drafts, self._lock_wait)
-        else:
-            report = self._file.note("audit.lost", **self._report(missing))
-            patience = min(self._lock_wait, _IMPATIENCE)
-            written, error = self._file.append((report, *drafts), patience)
-            if written:
-                written -= 1
-                self._missing = None
+        elif missing is None:
+            _, error = self._file.append((), self._lock_wait)
         self._records += written
         if error is not None and len(drafts) > written:
             self._miss(drafts[written:], error)
         return error
+
+    def _make_good(self, missing: _Missing, patience: float) -> OSError | None:
+        """
+        Record what is missing, and with it, all at once, put what was spilled into the log.
+        """
+        merged = missing.drafts if len(missing.drafts) == missing.spilled else []
+        report = self._report(missing)
+        if merged:
+            report["merged"] = len(merged)
+        draft = self._file.note("audit.lost", **report)
+        written, error = self._file.append((draft, *merged), patience, whole=True)
+        if not written:
+            return error
+        self._missing = None
+        self._records += len(merged)
+        self._spilled -= len(merged)
+        if merged and not self._spilled:
+            self._spill.remove()
+        return None
 
     def _miss(self, drafts: Sequence[Draft], error: OSError) -> None:
         first_n = self._writer.n + 1
@@ -454,6 +479,10 @@ class AuditLog:
             )
         self._missing.last_n = self._writer.n
         self._missing.spilled += spilled
+        size = sum(len(draft.front) + len(draft.back) for draft in drafts[:spilled])
+        if self._missing.size + size <= _MERGED_BYTES:
+            self._missing.drafts += drafts[:spilled]
+            self._missing.size += size
         self._missing.count += len(drafts) - spilled
 
     def _end_outage(self) -> None:
@@ -478,23 +507,19 @@ class AuditLog:
 
     def _finish(self, patience: float) -> None:
         if self._writer.n:
-            missing = self._missing
-            drafts: list[Draft] = []
+            missing, error = self._missing, None
             if missing is not None:
-                drafts.append(self._file.note("audit.lost", **self._report(missing)))
-            drafts.append(
-                self._file.note(
+                error = self._make_good(missing, patience)
+            if error is None:
+                closing = self._file.note(
                     "audit.close",
                     reason="shutdown",
                     records=self._records,
                     lost=self._lost,
                     spilled=self._spilled,
                 )
-            )
-            _, error = self._file.append(drafts, patience, sealed=True)
-            if error is None:
-                self._missing = None
-            else:
+                _, error = self._file.append((closing,), patience, sealed=True)
+            if error is not None:
                 self._messages.append(
                     f"audit log {self.path!r} was left without a last record "
                     f"({error.strerror or error}); {self._lost} records were lost, "

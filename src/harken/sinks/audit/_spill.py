@@ -63,6 +63,15 @@ class Spill:
         self._seq += 1
         self.head = head
 
+    def remove(self) -> None:
+        """
+        Remove the file, whose records are in the log now.
+        """
+        self._seq = 0
+        self.head = GENESIS
+        with suppress(OSError):
+            os.unlink(self.path)
+
     def _remove_empty(self) -> None:
         if not self._seq:
             with suppress(OSError):
