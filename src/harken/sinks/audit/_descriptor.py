@@ -22,8 +22,10 @@ if sys.platform == "darwin":
 else:
     sync_data = os.fdatasync
 
-_FIRST_PAUSE = 0.00005
-_LONGEST_PAUSE = 0.002
+# Seconds between two looks at a lock that somebody else holds. Shorter ones let processes take
+# turns with every record, and whoever finds records of others at the end has to read them.
+_FIRST_PAUSE = 0.0005
+_LONGEST_PAUSE = 0.005
 
 
 def lock(fd: int, patience: float) -> None:
