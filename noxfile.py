@@ -144,6 +144,16 @@ def minimum(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """
+    Long runs: killed writers, failing system calls, crowds, secrets, and a log of 1 GB.
+    """
+    install(session, "test", f".[{EXTRAS}]")
+    for script in sorted(Path("tests/faults").glob("*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """
     The distributions, and a first run of the wheel where nothing else is installed.
