@@ -28,6 +28,21 @@ Feature: Put any command on the record
       And the record of "command.completed" says
         | outcome | cancelled |
 
+    Scenario: A signal that harken gets is for the command, and on the record
+      When the operator runs `harken exec -- sh -c "kill -ALRM $PPID; sleep 60"`
+      Then the exit code is 142
+      And the record of "command.completed" says
+        | outcome            | failure |
+        | metadata.exit_code | 142     |
+
+    Scenario: A command that does not exist is on the record
+      When the operator runs `harken exec -- ""`
+      Then the exit code is 127
+      And standard error is one sentence that mentions "command not found"
+      And the record of "command.completed" says
+        | outcome            | failure |
+        | metadata.exit_code | 127     |
+
     Scenario: A secret among the arguments is not on the record
       When the operator runs `harken exec -- true --password correct-horse-battery`
       Then the audit log does not mention "correct-horse-battery"

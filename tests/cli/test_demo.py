@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -25,7 +26,7 @@ from harken import Bus, describe, find
 from harken.catalog import AgentStarted
 from harken.cli import COMMANDS
 from harken.cli._books import secret_of
-from harken.cli._summary import Outputs, chain_verdict, show_files
+from harken.cli._summary import Outputs, chain_verdict, obstacle, show_files
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -342,6 +343,37 @@ class TestStory:
         assert "4 runs in " in more.shown
 
 
+def sought(shown: str) -> list[Path]:
+    """
+    Return the files in which the demo says that the failed call is found.
+    """
+    (line,) = [line for line in shown.splitlines() if line.startswith("  grep -h ")]
+    return [Path(word) for word in shlex.split(line)[3:]]
+
+
+class TestTrace:
+    """
+    A trace may come in from whoever calls the demo.
+    """
+
+    @pytest.mark.parametrize("flags", ["00", "01"])
+    def test_goes_on_and_is_recorded(self, harken: Run, tmp_path: Path, flags: str) -> None:
+        """
+        The spans of the demo are there to be looked at, also where the caller records none.
+        """
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+        env = {"TRACEPARENT": f"00-{trace_id}-b7ad6b7169203331-{flags}", "TRACESTATE": "x=1"}
+
+        harken("demo", "--runs", "1", env=env)
+
+        folder = tmp_path / "harken-demo"
+        audited = [line for line in lines_of(folder / "audit.jsonl") if line["trace_id"]]
+        spans = lines_of(folder / "spans.jsonl")
+        assert len(spans) > 30
+        assert {trace_id} == {line["trace_id"] for line in [*audited, *spans]}
+        assert "b7ad6b7169203331" in {span["parent_id"] for span in spans}
+
+
 class TestSummary:
     def test_counts_what_is_in_the_files(self, demo: Demo) -> None:
         """
@@ -435,8 +467,47 @@ class TestSummary:
         """
         done = harken("demo", "--runs", "1", env={"OTEL_SDK_DISABLED": "true"})
 
-        assert "0 spans" in done.stdout
+        assert "  spans.jsonl   no spans, as OTEL_SDK_DISABLED is true\n" in done.stdout
         assert not (tmp_path / "harken-demo" / "spans.jsonl").exists()
+        assert ["audit.jsonl", "events.log"] == [path.name for path in sought(done.stdout)]
+        assert "the tool call that failed, in 2 files\n" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"HARKEN_AUDIT_TYPES": "*=off"}, "the tool call that failed, in 2 files\n"),
+            (
+                {"HARKEN_AUDIT_TYPES": "*=off", "OTEL_SDK_DISABLED": "true"},
+                "the tool call that failed, on the record\n",
+            ),
+            (
+                {
+                    "HARKEN_AUDIT_TYPES": "*=off",
+                    "OTEL_SDK_DISABLED": "true",
+                    "HARKEN_LOG_LEVELS": "*=off",
+                },
+                "Try next:\n  harken catalog tool.failed\n",
+            ),
+        ],
+        ids=len,
+    )
+    def test_without_the_failed_call(
+        self, harken: Run, settings: dict[str, str], said: str
+    ) -> None:
+        """
+        What the settings keep out of a file is not said to be in it.
+        """
+        assert said in harken("demo", "--runs", "1", env=settings).stdout
+
+    def test_with_files_of_limited_size(self, harken: Run) -> None:
+        """
+        When the audit log begins a new file, what is in that one is counted.
+        """
+        harken("demo", "--runs", "1")
+
+        shown = harken("demo", "--runs", "1", env={"HARKEN_AUDIT_MAX_BYTES": "20000"}).stdout
+
+        assert re.search(r"  audit\.jsonl   \d+ records, chain intact\n", shown)
 
     def test_tells_of_a_broken_chain(self, demo: Demo, tmp_path: Path) -> None:
         """
@@ -474,8 +545,8 @@ class TestSummary:
         show_files(Outputs(demo.folder), bus.health())
 
         shown = capsys.readouterr().out
-        lost = re.escape("failures, 0 events lost; OSError: disk\\x1b full")
-        assert re.search(rf"  broken: \d {lost}\n", shown)
+        lost = re.escape("events lost; OSError: disk\\x1b full")
+        assert re.search(rf"  broken: \d failures, \d {lost}\n", shown)
 
 
 class TestTerminal:
@@ -489,6 +560,21 @@ class TestTerminal:
         progress, summary = terminal.shown.split("3 runs in ")
         assert re.search(r"run 1 of 3: [a-z]+:", progress)
         assert "\x1b[32msuccess" in summary
+
+    @pytest.mark.parametrize(("columns", "timed"), [(80, True), (52, True), (40, False)])
+    def test_is_not_left(self, on_terminal: Callable[..., Any], columns: int, timed: bool) -> None:
+        """
+        Where the terminal is narrow, the tree is, too.
+        """
+        terminal = on_terminal("demo", "--runs", "1", env={"NO_COLOR": "1"}, columns=columns)
+
+        assert 0 == terminal.wait()
+        tree = (
+            terminal.shown.partition("first of them:")[2].partition("Written to")[0].split("\r\n")
+        )
+        assert max(map(len, tree)) <= columns
+        assert timed == any(line.endswith(" ms") for line in tree)
+        assert (columns < 80) == any("…" in line for line in tree)
 
     def test_without_colours(self, on_terminal: Callable[..., Any]) -> None:
         """
@@ -624,6 +710,49 @@ class TestOut:
         (line,) = done.stderr.splitlines()
         assert line.startswith("Error: cannot write to /dev/null/demo: ")
         assert line.endswith("choose another --out")
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_that_has_a_folder_in_the_way(self, harken: Run, tmp_path: Path, name: str) -> None:
+        """
+        A folder where a file is to be is one sentence that says what to do, and nothing is done.
+        """
+        (tmp_path / "out" / name).mkdir(parents=True)
+
+        done = harken("demo", "--out", "out", returncode=4)
+
+        assert "" == done.stdout
+        assert (
+            f"Error: out/{name} is a folder; move it away or choose another --out\n"
+        ) == done.stderr
+        assert [name] == [path.name for path in (tmp_path / "out").iterdir()]
+
+    def test_that_has_a_pipe_in_the_way(self, harken: Run, tmp_path: Path) -> None:
+        """
+        A named pipe, which would be waited for without end, is one sentence.
+        """
+        (tmp_path / "out").mkdir()
+        os.mkfifo(tmp_path / "out" / "events.log")
+
+        done = harken("demo", "--out", "out", returncode=4)
+
+        assert (
+            "Error: out/events.log is no regular file; move it away or choose another --out\n"
+        ) == done.stderr
+
+    def test_that_has_the_files_of_another_user(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A file that this user may not write is told of before anything runs.
+        """
+        (tmp_path / "spans.jsonl").touch()
+        # The user who runs the tests may be one who may do everything.
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+        assert (
+            f"{tmp_path}/spans.jsonl is not yours to read and write; "
+            "move it away or choose another --out"
+        ) == obstacle(tmp_path)
 
     def test_that_is_a_file(self, harken: Run, tmp_path: Path) -> None:
         """

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import pwd
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +28,19 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
 LOGIN = pwd.getpwuid(os.getuid()).pw_name
+
+# Says which signals it hears, one by one, until SIGTERM.
+ECHO_SIGNALS = """
+import os, signal
+stops = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+awaited = signal.valid_signals() - stops
+for number in (signal.SIGCONT, signal.SIGURG, signal.SIGWINCH):
+    signal.signal(number, lambda number, frame: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+print("ready", os.getpid(), os.getppid(), "listens", flush=True)
+while (number := signal.sigwait(awaited)) != signal.SIGTERM:
+    print("heard", int(number), flush=True)
+"""
 
 # Tells when it can be interrupted, counts how often it is, and says so with its exit code.
 COUNT_SIGNALS = """
@@ -68,11 +84,13 @@ def signals() -> Iterator[None]:
     """
     Take back what a command's being run changes about the signals of this process.
     """
-    handler = signal.getsignal(signal.SIGCHLD)
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
+    changed = [number for number in handlers if signal.getsignal(number) != handlers[number]]
+    for number in changed:
+        signal.signal(number, handlers[number])
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    signal.signal(signal.SIGCHLD, handler)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -85,6 +103,19 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def python(code: str, *args: str) -> list[str]:
     return ["--", sys.executable, "-c", code, *args]
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def until_stopped(*pids: int) -> None:
+    """
+    Wait until all of these processes are stopped.
+    """
+    while {"T"} != {Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] for pid in pids}:
+        time.sleep(0.01)
 
 
 def until_ready(process: subprocess.Popen[str]) -> None:
@@ -195,6 +226,19 @@ class TestCommand:
         assert b"a\xffb" == done.stdout
         assert "printf" == record["metadata"]["params"]["argv"][0]
 
+    def test_may_be_a_script_of_the_shell(self, harken: Run, tmp_path: Path) -> None:
+        """
+        A script whose first line names no interpreter is run by the shell, as it would be there.
+        """
+        script(tmp_path / "greet", 'echo "hello $1"\n')
+
+        by_path = harken("exec", "--", "./greet", "Ada").stdout
+        by_name = harken(
+            "exec", "--", "greet", "Ada", env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        ).stdout
+
+        assert 2 * ["hello Ada\n"] == [by_path, by_name]
+
     def test_dies_of_a_closed_pipe(self, harken: Run) -> None:
         """
         The command dies of a closed pipe as every other program does, though Python would not.
@@ -251,6 +295,49 @@ class TestExitCode:
         (record,) = records(audit_path)
         assert "Error: no-such-\\x1bcommand: command not found\n" == done.stderr
         assert ("failure", 127) == (record["outcome"], record["metadata"]["exit_code"])
+
+    def test_when_it_has_no_name(self, harken: Run, audit_path: Path) -> None:
+        """
+        An empty word, as a variable that is not set leaves one, is one sentence and a record.
+        """
+        done = harken("exec", "--", "", "-x", returncode=127)
+
+        (record,) = records(audit_path)
+        assert "Error: '': command not found\n" == done.stderr
+        assert ("command:''", "failure", 127) == (
+            record["resource"],
+            record["outcome"],
+            record["metadata"]["exit_code"],
+        )
+
+    def test_when_an_argument_is_none(
+        self, call: Callable[..., Any], audit_path: Path, signals: None
+    ) -> None:
+        """
+        An argument that the system cannot hand over is one sentence and a record.
+        """
+        done = call("exec", "--", "echo", "a\0b")
+
+        (record,) = records(audit_path)
+        assert (126, "Error: echo: no argument of a command can have a NUL in it\n") == (
+            done.code,
+            done.err,
+        )
+        assert ("failure", 126) == (record["outcome"], record["metadata"]["exit_code"])
+
+    def test_when_its_interpreter_is_missing(
+        self, harken: Run, audit_path: Path, tmp_path: Path
+    ) -> None:
+        """
+        A script that is there, but not the program that it is for, is told apart.
+        """
+        script(tmp_path / "run", "#!/no/such/interpreter\n")
+
+        done = harken("exec", "--", "./run", returncode=126)
+
+        (record,) = records(audit_path)
+        assert "Error: ./run: the interpreter that it asks for was not found\n" == done.stderr
+        assert 126 == record["metadata"]["exit_code"]
 
     def test_when_it_is_not_executable(self, harken: Run, audit_path: Path, tmp_path: Path) -> None:
         """
@@ -417,9 +504,9 @@ class TestSinks:
 
         harken("exec", "--name", "backup", "--", "true", env=env)
 
-        logged = json.loads((tmp_path / "events.log").read_text().splitlines()[-2])
+        lines = map(json.loads, (tmp_path / "events.log").read_text().splitlines())
+        (logged,) = [line for line in lines if line["event_name"] == "command.completed"]
         (span,) = map(json.loads, (tmp_path / "spans.jsonl").read_text().splitlines())
-        assert "command.completed" == logged["event_name"]
         assert logged["span_id"] == span["span_id"]
         assert (
             'infra_agent_commands_total{command="backup",status="success"} 1.0'
@@ -460,9 +547,12 @@ class TestSignals:
         assert 11 == process.wait(timeout=60)
         assert [11] == [record["metadata"]["exit_code"] for record in records(audit_path)]
 
-    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+    @pytest.mark.parametrize(
+        ("name", "outcome"),
+        [("SIGTERM", "cancelled"), ("SIGINT", "cancelled"), ("SIGALRM", "failure")],
+    )
     def test_that_kill_the_command_are_recorded(
-        self, started: Start, audit_path: Path, name: str
+        self, started: Start, audit_path: Path, name: str, outcome: str
     ) -> None:
         """
         When the signal ends the command, that is one record, and its exit code.
@@ -478,7 +568,42 @@ class TestSignals:
 
         assert code == process.wait(timeout=60)
         (record,) = records(audit_path)
-        assert ("cancelled", code) == (record["outcome"], record["metadata"]["exit_code"])
+        assert (outcome, code) == (record["outcome"], record["metadata"]["exit_code"])
+
+    def test_of_every_kind_are_passed_on(self, started: Start, audit_path: Path) -> None:
+        """
+        Harken dies of no signal that it can hear of, and keeps none from the command.
+        """
+        process = started("exec", *python(ECHO_SIGNALS))
+        assert process.stdout is not None
+        process.stdout.readline()
+        own = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTERM}
+        stops = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+        sent = signal.valid_signals() - own - stops
+
+        heard = []
+        for number in sent:
+            process.send_signal(number)
+            heard.append(process.stdout.readline())
+
+        process.terminate()
+        assert [f"heard {number:d}\n" for number in sent] == heard
+        assert "" == process.stdout.read()
+        assert 0 == process.wait(timeout=60)
+        assert [0] == [record["metadata"]["exit_code"] for record in records(audit_path)]
+
+    def test_before_the_command_began_are_not_lost(
+        self, signals: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        A Ctrl-C that comes while harken is still being set up is for the command, too.
+        """
+        child = Child(["sleep", "60"])
+        os.kill(os.getpid(), signal.SIGINT)
+
+        code = run_recorded(Bus(), child, "sleep", "user:ana")
+
+        assert (130, signal.SIGINT) == (code, child.killed_by)
 
     def test_may_come_at_any_time(self, started: Start, audit_path: Path) -> None:
         """
@@ -537,3 +662,100 @@ class TestSignals:
         terminal.process.send_signal(signal.SIGINT)
 
         assert 11 == terminal.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+class TestStopped:
+    """
+    A command that is stopped stops harken, so that whoever looks after jobs knows.
+    """
+
+    @pytest.fixture
+    def job(self, on_terminal: Callable[..., Any], tmp_path: Path) -> tuple[Any, int, int]:
+        """
+        A terminal with a shell that has started a command, the command's number and harken's.
+        """
+        (tmp_path / "echo.py").write_text(ECHO_SIGNALS)
+        terminal = on_terminal("exec", "--", "sh", "-i", env={"PS1": "$ ", "ENV": None})
+        terminal.type(
+            shlex.join([sys.executable, "-m", "harken", "exec", "--", sys.executable, "echo.py"])
+            + "\n"
+        )
+        terminal.read_until("listens")
+        command, harken = re.findall(r"ready (\d+) (\d+)", terminal.shown)[0]
+        return terminal, int(command), int(harken)
+
+    def test_by_a_key(self, job: tuple[Any, int, int]) -> None:
+        """
+        After Ctrl-Z the shell is back, and `fg` continues the command, once.
+        """
+        terminal, command, harken = job
+
+        terminal.type("\x1a")
+        until_stopped(command, harken)
+        terminal.type("echo $((20 + 1)) jobs\n")
+        terminal.read_until("21 jobs")
+        terminal.type("fg\n")
+        terminal.read_until(f"heard {signal.SIGCONT:d}")
+        os.kill(harken, signal.SIGUSR1)
+        terminal.read_until(f"heard {signal.SIGUSR1:d}")
+
+        assert 1 == terminal.shown.count(f"heard {signal.SIGCONT:d}")
+        os.kill(command, signal.SIGTERM)
+        terminal.type("exit $((20 + $?))\n")
+        assert 20 == terminal.wait()
+
+    def test_by_somebody_else(self, job: tuple[Any, int, int], audit_path: Path) -> None:
+        """
+        A stop that is sent to harken alone stops the command, too, and it goes on with harken.
+        """
+        terminal, command, harken = job
+
+        os.kill(harken, signal.SIGTSTP)
+        until_stopped(command, harken)
+        os.kill(harken, signal.SIGCONT)
+        terminal.read_until(f"heard {signal.SIGCONT:d}")
+
+        os.kill(harken, signal.SIGTERM)
+        while not records(audit_path):
+            time.sleep(0.01)
+        assert [0] == [record["metadata"]["exit_code"] for record in records(audit_path)]
+
+    def test_alone(self, tmp_path: Path) -> None:
+        """
+        Where no shell looks after jobs, a command that somebody stops and continues leaves
+        harken as it was.
+        """
+        argv = [sys.executable, "-m", "harken", "exec", *python(ECHO_SIGNALS)]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stdout is not None
+        command = int(process.stdout.readline().split()[1])
+
+        os.kill(command, signal.SIGSTOP)
+        until_stopped(command)
+        os.kill(command, signal.SIGCONT)
+
+        assert f"heard {signal.SIGCONT:d}\n" == process.stdout.readline()
+        os.kill(command, signal.SIGTERM)
+        assert 0 == process.wait(timeout=60)
+        process.communicate()
+
+    def test_for_good(self, audit_path: Path) -> None:
+        """
+        When the window is closed that harken was opened in, the command hears of it.
+        """
+        mine, theirs = pty.openpty()
+        code = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
+        argv = [sys.executable, "-m", "harken", "exec", "--", "sh", "-c", "echo ready; sleep 60"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *argv], stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        shown = os.read(mine, 100)
+
+        os.close(mine)
+
+        assert b"ready" in shown
+        assert 128 + signal.SIGHUP == process.wait(timeout=60)
+        (record,) = records(audit_path)
+        assert "cancelled" == record["outcome"]

@@ -4,7 +4,9 @@ What the demo says at the end: the tree of one run, and what is in the files.
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +16,7 @@ import click
 
 from harken import Envelope, Event, Health, Outcome
 from harken.catalog import PlanStepStarted, RunCancelled, RunCompleted, RunFailed, RunStarted
-from harken.cli._common import printable
+from harken.cli._common import on_terminal, printable
 from harken.record import Link, RecordError, check_line
 
 POINTS = {
@@ -28,6 +30,12 @@ POINTS = {
     "pr.created",
 }
 """Events that are no operation, and are shown all the same."""
+
+NAMES = ("audit.jsonl", "metrics.prom", "events.log", "spans.jsonl")
+"""The files that the demo writes: records, series, lines and spans."""
+
+# Columns: what a line of the tree must have, and what its outcome and its duration take.
+_LEAST, _OUTCOME, _DURATION = 30, 11, 10
 
 COLOURS = {
     Outcome.success: "green",
@@ -62,16 +70,33 @@ class Story:
             self.first.append(envelope)
 
 
+def obstacle(folder: Path) -> str | None:
+    """
+    Say what is in the way of a file in *folder*, and what to do; None when nothing is.
+
+    Raises:
+        OSError: Nobody may look into *folder*.
+    """
+    for path in (folder / name for name in NAMES):
+        if path.is_dir():
+            what = "is a folder"
+        elif path.exists() and not path.is_file():
+            what = "is no regular file"
+        elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            what = "is not yours to read and write"
+        else:
+            continue
+        return f"{path} {what}; move it away or choose another --out"
+    return None
+
+
 class Outputs:
     """
     The files that the demo writes into *folder*, and what was in them before.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.audit = folder / "audit.jsonl"
-        self.metrics = folder / "metrics.prom"
-        self.log = folder / "events.log"
-        self.spans = folder / "spans.jsonl"
+        self.audit, self.metrics, self.log, self.spans = (folder / name for name in NAMES)
         self._before = {path: _count_lines(path) for path in (self.audit, self.log, self.spans)}
 
     def added(self, path: Path) -> str:
@@ -79,7 +104,15 @@ class Outputs:
         Return how many lines were added to *path*, and how many it has when there were others.
         """
         before, now = self._before[path], _count_lines(path)
-        return f"{now - before}" if not before else f"{now - before} more, {now}"
+        # Where files may grow to some size only, this is a new one.
+        return f"{now - before} more, {now}" if 0 < before <= now else f"{now}"
+
+    def holding(self, text: str) -> list[Path]:
+        """
+        Return those of the files of lines that have *text* in them.
+        """
+        sought = text.encode()
+        return [path for path in self._before if any(sought in line for line in _lines_of(path))]
 
     def series(self) -> int:
         """
@@ -90,11 +123,15 @@ class Outputs:
 
 
 def _count_lines(path: Path) -> int:
+    return sum(1 for _ in _lines_of(path))
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as lines:
-            return sum(1 for _ in lines)
+            yield from lines
     except FileNotFoundError:
-        return 0
+        return
 
 
 class Line:
@@ -158,12 +195,25 @@ def show_tree(envelopes: Iterable[Envelope[Event]]) -> None:
     """
     rows = [row for line in tree_of(envelopes) for row in line.rows()]
     width = max(len(text) for text, _ in rows)
+    room = shutil.get_terminal_size().columns
+    if not on_terminal() or room < _LEAST:
+        room = sys.maxsize
+    timed = room >= _LEAST + _OUTCOME + _DURATION
+    width = min(width, room - _OUTCOME - (_DURATION if timed else 0))
     for text, end in rows:
         if end is None or end.outcome is None:
-            click.secho(text, dim=True)
+            click.secho(_shortened(text, room), dim=True)
             continue
         outcome = click.style(f"{end.outcome.value:<9}", fg=COLOURS.get(end.outcome))
-        click.echo(f"{text:<{width}}  {outcome}  {_duration(end.duration or 0.0):>8}")
+        time = f"  {_duration(end.duration or 0.0):>8}" if timed else ""
+        click.echo(f"{_shortened(text, width):<{width}}  {outcome}{time}")
+
+
+def _shortened(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    dots = "…" if _draws() else "..."
+    return text[: width - len(dots)] + dots
 
 
 def _duration(seconds: float) -> str:
@@ -189,11 +239,14 @@ def show_files(outputs: Outputs, health: Health) -> None:
     Print what is in the files, and what went wrong on the way there.
     """
     chain = chain_verdict(outputs.audit)
+    spans = f"{outputs.added(outputs.spans)} spans"
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        spans = "no spans, as OTEL_SDK_DISABLED is true"
     for path, what in (
         (outputs.audit, f"{outputs.added(outputs.audit)} records, {chain}"),
         (outputs.metrics, f"{outputs.series()} series"),
         (outputs.log, f"{outputs.added(outputs.log)} lines"),
-        (outputs.spans, f"{outputs.added(outputs.spans)} spans"),
+        (outputs.spans, spans),
     ):
         click.echo(f"  {click.style(f'{path.name:<14}', fg='cyan')}{what}")
     for name, sink in health.items():
@@ -211,11 +264,18 @@ def show_next(outputs: Outputs, story: Story) -> None:
     """
     folder = outputs.audit.parent
     failed = next(e for e in story.first if e.name == "tool.failed")
-    files = shlex.join(str(path) for path in (outputs.audit, outputs.log, outputs.spans))
+    holding = outputs.holding(failed.span_id)
+    files = shlex.join(map(str, holding))
+    where = f"in {len(holding)} files" if len(holding) > 1 else "on the record"
+    if holding:
+        _show_command(f"grep -h {failed.span_id} {files}", f"the tool call that failed, {where}")
     for command, what in (
-        (f"grep -h {failed.span_id} {files}", "the tool call that failed, in three sinks"),
         ("harken catalog tool.failed", "what such an event says"),
         ("harken exec -- ls -l", "any command, on the record"),
         (f"harken demo --out {shlex.quote(str(folder))} --serve 9464", "once more, with /metrics"),
     ):
-        click.echo(f"  {click.style(printable(command), bold=True)}\n      {what}")
+        _show_command(command, what)
+
+
+def _show_command(command: str, what: str) -> None:
+    click.echo(f"  {click.style(printable(command), bold=True)}\n      {what}")

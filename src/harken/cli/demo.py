@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,10 +18,13 @@ import harken
 from harken import Bus, Envelope, Event
 from harken.cli._agent import Agent
 from harken.cli._common import fail, printable
-from harken.cli._summary import Outputs, Story, show_files, show_next, show_tree
+from harken.cli._summary import Outputs, Story, obstacle, show_files, show_next, show_tree
 from harken.sinks.prometheus import PrometheusInstrumenter
 
 ADDRESS = "127.0.0.1"
+
+UNUSABLE = 4
+"""The exit code when the folder, or what is in it, cannot be used."""
 
 # Seconds that a signal may go unnoticed.
 _NAP = 0.2
@@ -34,7 +37,7 @@ _NAP = 0.2
     type=click.Path(file_okay=False, path_type=Path),
     default="harken-demo",
     show_default=True,
-    help="Where the four files go; they are added to.",
+    help="The folder of the four files.",
 )
 @click.option(
     "--runs",
@@ -56,26 +59,34 @@ def command(out: Path, runs: int, serve: int | None) -> None:
 
     The agent reads, searches and changes real files in a scratch folder, runs real programs,
     and asks a model whose answers are written down: no network, no key. All it does goes
-    through one bus into DIR:
+    through one bus into DIR, after what is there already:
 
     \b
-    audit.jsonl   the audit log, each record chained to the one before
-    metrics.prom  Prometheus metrics
+    audit.jsonl   the audit log, a chain of records
+    metrics.prom  Prometheus metrics, of this time only
     events.log    a line of JSON for each event
     spans.jsonl   OpenTelemetry spans
     """
     began = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        unusable = obstacle(out)
+        if unusable is not None:
+            fail(unusable, UNUSABLE)
+        outputs, story = Outputs(out), Story()
+        bus = _configured(outputs, serve)
     except OSError as error:
-        fail(f"cannot write to {out}: {error.strerror}; choose another --out", 4)
-    outputs, story = Outputs(out), Story()
-    bus = _configured(outputs, serve)
+        where = error.filename or out
+        fail(f"cannot write to {where}: {error.strerror}; choose another --out", UNUSABLE)
     bus.subscribe(story)
     url = f"http://{ADDRESS}:{_port_of(bus)}/metrics"
     if serve is not None:
         click.echo(f"Serving {url}")
-    with TemporaryDirectory(prefix="harken-demo-") as scratch, progress(bus, runs):
+    with (
+        TemporaryDirectory(prefix="harken-demo-") as scratch,
+        progress(bus, runs),
+        _sampled(),
+    ):
         _work(Agent(bus, Path(scratch)), runs)
     if serve is None:
         bus.close()
@@ -101,6 +112,9 @@ def _configured(outputs: Outputs, port: int | None) -> Bus:
     return harken.configure(
         audit=True,
         audit_jsonl_path=str(outputs.audit),
+        # A key belongs to one log, and that is not this one.
+        audit_key_path=None,
+        audit_signing_key_path=None,
         metrics=True,
         metrics_file_path=str(outputs.metrics),
         metrics_prometheus_port=port,
@@ -121,7 +135,7 @@ def _work(agent: Agent, runs: int) -> None:
     Let *agent* work in a thread: a signal raises in the main one, and there it tears nothing.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        working = pool.submit(agent.work, runs)
+        working = pool.submit(harken.bind(agent.work), runs)
         try:
             # A signal that comes just before a wait without end would be noticed after it.
             while not working.done():
@@ -130,6 +144,18 @@ def _work(agent: Agent, runs: int) -> None:
             agent.stop()
             raise
         working.result()
+
+
+def _sampled() -> AbstractContextManager[object]:
+    """
+    Have the trace that came in recorded, whether or not it is by those it came from.
+    """
+    carried = harken.child_env()
+    traceparent = carried.get("TRACEPARENT", "")
+    ids, _, flags = traceparent.rpartition("-")
+    if not ids or int(flags, 16) & 1:
+        return nullcontext()
+    return harken.scope(traceparent=f"{ids}-01", tracestate=carried.get("TRACESTATE"))
 
 
 def _port_of(bus: Bus) -> int | None:

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePath
 from uuid import uuid4
@@ -32,10 +35,33 @@ KILLED = 128
 
 _ACTOR = re.compile(r"(user|agent|service|system):\S+")
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_FORWARDED = (*_ENDINGS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+_CHANGES = os.WNOHANG | os.WUNTRACED | os.WCONTINUED
+
+_STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, *_STOPS}
+"""What a terminal sends, as for Ctrl-C, to all processes in its foreground."""
+
+_HANGUP = {signal.SIGHUP, signal.SIGCONT}
+"""What the end of a terminal sends: to the leader of the session alone, or to whole groups."""
+
+_IGNORED = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGURG,
+    signal.SIGWINCH,
+    # By Python; no other program knows of it.
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+}
+"""Signals that do nothing to a program that does not handle them."""
 
 
-@click.command(name="exec", context_settings={"allow_interspersed_args": False})
+@click.command(
+    name="exec",
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--]",
+)
 @click.option("--actor", metavar="KIND:ID", help="Who runs it: a user, agent, service or system.")
 @click.option("--name", metavar="NAME", help="What the record calls it; by default the program.")
 @click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -52,12 +78,16 @@ def command(
     variables say, but nothing is logged on standard error. The trace goes on in CMD through
     TRACEPARENT and TOOL_TRACE_ID.
 
-    The actor is --actor, else HARKEN_ACTOR, else the user who is logged in.
+    The audit log is where HARKEN_AUDIT_JSONL_PATH says, else harken/audit.jsonl below
+    XDG_DATA_HOME or ~/.local/share. The actor is --actor, else HARKEN_ACTOR, else the user who is
+    logged in.
 
     \b
-    Exit codes: that of CMD, or 128 and the number of the signal that killed it;
-    125 when harken cannot keep the record, and CMD is not run;
-    126 when CMD cannot be run; 127 when there is none.
+    Exit codes, where CMD has none of its own:
+      125    it cannot be recorded, and was not run
+      126    it cannot be run
+      127    there is no such command
+      128+N  signal N killed it
     """
     if actor is not None and not _ACTOR.fullmatch(actor):
         raise click.BadParameter(
@@ -69,8 +99,8 @@ def command(
         who = actor or _who()
         bus = _configured()
     except (HarkenError, OSError) as error:
-        fail(f"{error}; {argv[0]} was not run", NOT_SET_UP)
-    code = run_recorded(bus, child, name or PurePath(argv[0]).name, who)
+        fail(f"{error}; {child.shown} was not run", NOT_SET_UP)
+    code = run_recorded(bus, child, name or PurePath(argv[0]).name or child.shown, who)
     bus.close()
     context.exit(code)
 
@@ -135,9 +165,14 @@ def run_recorded(bus: Bus, child: Child, name: str, who: str) -> int:
                 code = child.run(harken.child_env())
             except OSError as caught:
                 error = caught
-                code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
-                what = "command not found" if code == NOT_FOUND else error.strerror
-                complain(f"{child.argv[0]}: {what}")
+                code = NOT_EXECUTABLE
+                what = error.strerror
+                if isinstance(error, FileNotFoundError):
+                    if shutil.which(child.argv[0]) is None:
+                        code, what = NOT_FOUND, "command not found"
+                    else:
+                        what = "the interpreter that it asks for was not found"
+                complain(f"{child.shown}: {what}")
             said = {"params": params, "exit_code": code, "operator": who}
             if code == 0:
                 operation.complete(ok=True, **said)
@@ -154,8 +189,8 @@ class Child:
     """
     A command that runs in this process's place: signals sent to this process are passed on.
 
-    From the making of this object to the end of the process, those signals are held back until
-    `run()` waits for them: whenever one comes, the record is written.
+    From the making of this object to the end of the process, signals are held back until `run()`
+    waits for them: whatever comes, and whenever, the record is written.
 
     Attributes:
         killed_by: The number of the signal that killed the command, if one did.
@@ -165,58 +200,128 @@ class Child:
         self.argv = tuple(argv)
         self.killed_by: int | None = None
         # What was to be ignored from outside, as under nohup, stays ignored.
-        wanted = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
-        # A signal that nobody handles may be thrown away, even while it is held back.
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        self._awaited = {*wanted, signal.SIGCHLD}
+        self._awaited = {
+            number
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+            if number in _IGNORED or signal.getsignal(number) != signal.SIG_IGN
+        }
+        for number in _IGNORED:
+            # What nobody handles may be thrown away, even while it is held back.
+            signal.signal(number, lambda number, frame: None)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
+
+    @property
+    def shown(self) -> str:
+        """
+        The command's first word, for a message; also when it is empty.
+        """
+        return self.argv[0] or shlex.quote("")
 
     def run(self, environ: dict[str, str]) -> int:
         """
         Run the command to its end; return its exit code.
 
+        While the command is stopped, as by Ctrl-Z, this process is, too.
+
         Raises:
             OSError: It cannot be run.
         """
-        # Python ignores these two; another program expects them to be as they always are.
-        pid = os.posix_spawnp(
-            self.argv[0],
-            self.argv,
-            environ,
-            setsigmask=self._mask,
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-        )
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        while not ended:
-            number = _next_signal(self._awaited)
-            if number is not None and number != signal.SIGCHLD:
-                # A program that changed its user takes no signals from ours.
-                with suppress(PermissionError):
-                    os.kill(pid, number)
-            ended, status = os.waitpid(pid, os.WNOHANG)
+        # They came before there was a command that could have got them from the terminal.
+        early = signal.sigpending() & (_TERMINAL | _HANGUP)
+        pid = self._start(environ)
+        stop_came = resumed = False
+        while True:
+            changed, status = os.waitpid(pid, _CHANGES)
+            if not changed:
+                number, arrived = self._next_signal(pid)
+                stop_came = number in _STOPS or (stop_came and number != signal.SIGCONT)
+                if number == signal.SIGCONT and resumed:
+                    # It was for the whole job, as from a shell's `fg`.
+                    resumed = False
+                elif number in early or not arrived:
+                    early.discard(number)
+                    # A program that changed its user takes no signals from ours.
+                    with suppress(PermissionError):
+                        os.kill(pid, number)
+            elif os.WIFSTOPPED(status):
+                resumed = False
+                # Where no shell looks after jobs, whoever stops only the command also continues
+                # only the command.
+                if stop_came or _in_foreground():
+                    stop_came = False
+                    _stop(os.WSTOPSIG(status))
+            elif os.WIFCONTINUED(status):
+                resumed = True
+            else:
+                break
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return code
         self.killed_by = -code
         return KILLED - code
 
+    def _start(self, environ: dict[str, str]) -> int:
+        if not self.argv[0]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if any("\0" in word for word in self.argv):
+            raise OSError(errno.EINVAL, "no argument of a command can have a NUL in it")
+        try:
+            return self._spawn(self.argv, environ)
+        except OSError as error:
+            script = shutil.which(self.argv[0])
+            if error.errno != errno.ENOEXEC or script is None:
+                raise
+        # A script that does not say whose it is is the shell's.
+        return self._spawn(("/bin/sh", script, *self.argv[1:]), environ)
 
-def _next_signal(awaited: Iterable[int]) -> int | None:
-    """
-    Wait for a signal; None when the command got it, too.
+    def _spawn(self, argv: tuple[str, ...], environ: dict[str, str]) -> int:
+        # Python ignores these two; another program expects them to be as they always are.
+        return os.posix_spawnp(
+            argv[0],
+            argv,
+            environ,
+            setsigmask=self._mask,
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
 
-    What a terminal sends, as for Ctrl-C, goes to all processes in its foreground.
+    def _next_signal(self, pid: int) -> tuple[int, bool]:
+        """
+        Wait for a signal; return it, and whether it is no news to the command.
+        """
+        if sys.platform == "darwin":
+            # Who sent it is not told there, so that it has to be guessed.
+            number = signal.sigwait(self._awaited)
+            arrived = number in _TERMINAL and _in_foreground()
+            return number, arrived or number == signal.SIGCHLD
+        info = signal.sigwaitinfo(self._awaited)
+        number = info.si_signo
+        if number == signal.SIGCHLD:
+            return number, True
+        if info.si_code <= 0:
+            # Its own are of failed writes.
+            return number, info.si_pid == os.getpid()
+        leads = os.getsid(0) == os.getpid()
+        to_group = number in _TERMINAL or (number in _HANGUP and not leads)
+        return number, to_group and os.getpgid(pid) == os.getpgrp()
+
+
+def _in_foreground() -> bool:
     """
-    if sys.platform == "darwin":
-        # Who sent it is not told there, so that it has to be guessed.
-        number = signal.sigwait(awaited)
-        with suppress(OSError), open("/dev/tty") as terminal:
-            if os.tcgetpgrp(terminal.fileno()) == os.getpgrp():
-                return number if number not in (signal.SIGINT, signal.SIGQUIT) else None
-        return number
-    info = signal.sigwaitinfo(awaited)
-    sent_by_kernel = info.si_code > 0
-    return None if sent_by_kernel and info.si_signo != signal.SIGCHLD else info.si_signo
+    Return whether what is typed on the terminal is for this process; False without a terminal.
+    """
+    with suppress(OSError), open("/dev/tty") as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
+
+
+def _stop(number: int) -> None:
+    """
+    Stop this process by a signal that is held back, until somebody continues it.
+    """
+    os.kill(os.getpid(), number)
+    if number in _STOPS:
+        held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def name_secrets(argv: Sequence[str]) -> list[JSON]:
