@@ -269,6 +269,11 @@ def show_next(outputs: Outputs, story: Story) -> None:
     where = f"in {len(holding)} files" if len(holding) > 1 else "on the record"
     if holding:
         _show_command(f"grep -h {failed.span_id} {files}", f"the tool call that failed, {where}")
+    if outputs.log in outputs.holding("harken.audit_checkpoint"):
+        log, events = shlex.quote(str(outputs.audit)), shlex.quote(str(outputs.log))
+        _show_command(
+            f"harken verify {log} --anchor {events}", "whether anybody has changed the record"
+        )
     for command, what in (
         ("harken catalog tool.failed", "what such an event says"),
         ("harken exec -- ls -l", "any command, on the record"),
