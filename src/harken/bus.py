@@ -731,10 +731,13 @@ class Bus:
         else:
             try:
                 self._operations.close()
-                self._report = self._flush(deadline)
-                if any(item.has_unreported_drops for item in self.subscriptions):
-                    # What was dropped meanwhile is told to all others before they are closed.
+                for _ in range(3):
+                    told = self._dispatch.routes.published()
                     self._report = self._flush(deadline)
+                    # What comes of that (drops, reports) is told to all before they are closed.
+                    unreported = any(item.has_unreported_drops for item in self.subscriptions)
+                    if not unreported and told == self._dispatch.routes.published():
+                        break
                 for subscription in self.subscriptions:
                     if subscription.queue is not None:
                         subscription.queue.close()

@@ -507,7 +507,12 @@ def start_of(begin: bytes) -> Start | None:
     Return what the line begins with whose first 512 bytes are *begin*; None when it is no record.
     """
     match = _START.match(begin)
-    return None if match is None else Start(_to_ns(match[1].decode()), int(match[2]))
+    if match is None:
+        return None
+    try:
+        return Start(_to_ns(match[1].decode()), int(match[2]))
+    except ValueError:  # the 31st of February
+        return None
 
 
 def parse(line: bytes) -> dict[str, JSON]:

@@ -42,7 +42,8 @@ from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail, 
 
 _UNKNOWN = -1
 
-# How often a path may move while it is being opened before that counts as an error.
+# How many names an archive may have to try; a path may move ten times as often while it is being
+# opened, as it does where many processes rotate small files.
 _ATTEMPTS = 10
 
 # Seconds after a rotation that failed in which none is tried.
@@ -137,6 +138,8 @@ class LogFile:
         self._size = _UNKNOWN
         self._seen = 0
         self._looked_ns = 0
+        # Whether somebody else appends, too, and may have let it grow to the size that we know.
+        self._shared = False
         self._latest_ns = 0
         self._began_ns: int | None = None
         self._moved: str | None = None
@@ -286,7 +289,7 @@ class LogFile:
         """
         Return a locked descriptor of the file that is at the path, and what it is.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(10 * _ATTEMPTS):
             fd = open_log(self._path)
             try:
                 lock(fd, patience)
@@ -337,7 +340,7 @@ class LogFile:
     def _trusted(self) -> bool:
         now = time.monotonic_ns()
         before, self._looked_ns = self._looked_ns, now
-        if now - before < _TRUSTED_NS:
+        if now - before < _TRUSTED_NS and not self._shared:
             return True
         seal = f',"hash":"{self.head}"}}\n'.encode()
         return os.pread(self._fd, len(seal), max(0, self._size - len(seal))) == seal
@@ -393,6 +396,7 @@ class LogFile:
         else:
             self.seq, self.head = link.seq, link.hash
             self._latest_ns = link.time_ns
+            self._shared = self._shared or link.writer != self._writer.id
             if link.event_type == "audit.checkpoint":
                 self._sealed_seq = link.seq
             self._moved = None
