@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 from opentelemetry import context as context_api, trace
@@ -64,8 +65,10 @@ from harken.catalog import (
     PolicyEvaluated,
     RepoCloned,
     RunStarted,
+    SessionEnded,
     SessionStarted,
     TaskDequeued,
+    TaskEnqueued,
     ToolCompleted,
     ToolDenied,
     ToolFailed,
@@ -117,6 +120,22 @@ class DeployFailed(Event, name="otel_test.deploy.failed", ends=DeployStarted, ou
     deploy_id: str = ""
     error_type: str = ""
     error_message: JSON = ""
+
+
+class RudeStarted(Event, name="otel_test.rude.started", key="word"):
+    """The start of an operation whose end cannot be read."""
+
+    word: str = ""
+
+
+class RudeFailed(Event, name="otel_test.rude.failed", ends=RudeStarted, outcome="failure"):
+    """An end that cannot be read."""
+
+    word: str = ""
+
+    @property
+    def error_type(self) -> str:
+        raise LookupError("no")
 
 
 class Noted(Event, name="otel_test.noted"):
@@ -1205,6 +1224,7 @@ class TestAttributeValues:
             (2**63 - 1, 2**63 - 1),
             (2**63, str(2**63)),
             (-(2**63) - 1, str(-(2**63) - 1)),
+            pytest.param(10**5000, "[INT:16610 bits]", id="too long to print"),
             (0.5, 0.5),
             (float("nan"), None),
             (float("inf"), None),
@@ -1242,13 +1262,15 @@ class TestAttributeValues:
     )
     def test_every_value_can_be_encoded(self, value: Any) -> None:
         """
-        Whatever an event holds, its attribute is no longer than allowed and has an encoding.
+        Whatever an event holds, its attribute has an encoding, and no text is longer than allowed;
+        a number is not cut, which would make it another one.
         """
         found = attribute_value(value, 20)
 
         for item in found if isinstance(found, tuple) else (found,):
             assert item is None or isinstance(item, (bool, int, float, str))
-            assert not isinstance(item, str) or len(item) <= 20
+            is_number = isinstance(item, str) and item.lstrip("-").isdecimal()
+            assert not isinstance(item, str) or len(item) <= 20 or is_number
             assert not isinstance(item, int) or -(2**63) <= item < 2**63
         json.dumps(found, allow_nan=False).encode("utf-8")
 
@@ -1492,6 +1514,366 @@ class TestSampling:
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
 
         assert 0.0 == ratio_from_environment()
+
+
+class TestFlags:
+    @pytest.mark.parametrize(("ratio", "flags"), [(0.0, "00"), (1.0, "01")])
+    def test_the_decision_goes_with_the_trace(
+        self, bus: Bus, record: Record, ratio: float, flags: str
+    ) -> None:
+        """
+        What begins here says in its flags whether it is recorded: in a subprocess's environment,
+        in every envelope, and in the parent's id of every child.
+        """
+        recording = attach(bus, record(ratio=ratio))
+
+        with capture(bus) as heard, bus.operation(RunStarted()):
+            env = harken.child_env({})
+            with bus.operation(ToolStarted(tool_name="t")):
+                bus.publish(Noted())
+        bus.publish(Noted())
+
+        assert flags == env["TRACEPARENT"][-2:]
+        assert {int(flags)} == {envelope.trace_flags for envelope in heard.envelopes}
+        assert 2 * int(flags) == len(recording.spans)
+
+    def test_one_of_several_is_enough(self, bus: Bus, record: Record) -> None:
+        """
+        A trace is sampled when any of the recorders keeps it, until that one is closed.
+        """
+        none, all_of_them = record(ratio=0.0), record()
+        attach(bus, none)
+        other = Bus()
+        attach(other, all_of_them)
+
+        with harken.scope() as while_open:
+            pass
+        other.close()
+        with harken.scope() as afterwards:
+            pass
+
+        assert (1, 0) == (while_open.trace_flags, afterwards.trace_flags)
+
+    def test_without_a_recorder_every_trace_is_sampled(self, bus: Bus, record: Record) -> None:
+        """
+        What a recorder that is closed had to say holds no longer.
+        """
+        other = Bus()
+        attach(other, record(ratio=0.0))
+        other.close()
+
+        with harken.scope() as scope:
+            pass
+
+        assert 1 == scope.trace_flags
+
+    @pytest.mark.parametrize(
+        ("sampler", "flags"),
+        [
+            (ALWAYS_OFF, 0),
+            (TraceIdRatioBased(0.0), 0),
+            (ParentBased(ALWAYS_OFF), 0),
+            (ParentBased(TraceIdRatioBased(1.0)), 1),
+        ],
+        ids=lambda value: str(value),
+    )
+    def test_a_provider_decides_by_trace_id(self, bus: Bus, sampler: Sampler, flags: int) -> None:
+        """
+        The sampler of a provider decides where traces begin, when it goes by their ids.
+        """
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        bus.attach(SpanRecorder(provider=provider))
+
+        with harken.scope() as scope:
+            pass
+
+        assert flags == scope.trace_flags
+
+    def test_a_provider_that_looks_at_more(self, bus: Bus) -> None:
+        """
+        A sampler that may go by names or attributes is asked when there is a span, not before.
+        """
+
+        class Picky(Sampler):
+            def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+                raise AssertionError("there is no span yet")
+
+            def get_description(self) -> str:
+                return "Picky"
+
+        bus.attach(SpanRecorder(provider=TracerProvider(sampler=Picky(), shutdown_on_exit=False)))
+        with harken.scope() as scope:
+            pass
+
+        assert 1 == scope.trace_flags
+
+
+def links(span: ReadableSpan) -> list[tuple[str, str, str]]:
+    """
+    Return trace id, span id and reason of what *span* goes back to.
+    """
+    return [
+        (
+            f"{link.context.trace_id:032x}",
+            f"{link.context.span_id:016x}",
+            str((link.attributes or {})["harken.link.reason"]),
+        )
+        for link in span.links
+    ]
+
+
+class TestLinks:
+    def test_a_retry_goes_back_to_the_attempt_before(self, bus: Bus, record: Record) -> None:
+        """
+        Each attempt at the same call has a link to the one before it, and to no other.
+        """
+        recording = attach(bus, record())
+
+        with bus.operation(RunStarted()):
+            for attempt in (1, 2, 3):
+                bus.publish(ToolStarted(tool_call_id="c", tool_name="t", attempt=attempt))
+                bus.publish(ToolFailed(tool_call_id="c", error_type="ValueError"))
+
+        first, second, third, run = recording.spans
+        assert [
+            [],
+            [(*ids(first)[:2], "retry")],
+            [(*ids(second)[:2], "retry")],
+            [],
+        ] == [links(span) for span in (first, second, third, run)]
+
+    def test_a_call_of_another_run_is_another_call(self, bus: Bus, record: Record) -> None:
+        """
+        Frameworks that number their calls from 1 in each run do not retry across runs.
+        """
+        recording = attach(bus, record())
+
+        for _ in range(2):
+            with (
+                bus.operation(RunStarted()),
+                bus.operation(ToolStarted(tool_call_id="1", tool_name="t")),
+            ):
+                pass
+
+        assert [[], [], [], []] == [links(span) for span in recording.spans]
+
+    def test_a_retry_with_another_id_names_its_cause(self, bus: Bus, record: Record) -> None:
+        """
+        A retry that the framework gives a new id goes back to what its publisher says it retries.
+        """
+        recording = attach(bus, record())
+
+        with capture(bus, ToolFailed) as failed:
+            bus.publish(ToolStarted(tool_call_id="a", tool_name="t"))
+            bus.publish(ToolFailed(tool_call_id="a"))
+        retry = ToolStarted(tool_call_id="b", tool_name="t", attempt=2)
+        with bus.operation(retry, causes=failed.envelopes):
+            pass
+
+        first, second = recording.spans
+        assert [(*ids(first)[:2], "retry")] == links(second)
+
+    def test_a_session_that_is_resumed_goes_back_to_itself(self, bus: Bus, record: Record) -> None:
+        """
+        A session that goes on later has a link to the trace that it began in.
+        """
+        recording = attach(bus, record())
+
+        for resumed in (False, True):
+            with harken.scope(session_id="s-1"):
+                bus.publish(SessionStarted(resumed=resumed))
+                bus.publish(SessionEnded())
+
+        first, second = recording.spans
+        assert ids(first)[0] != ids(second)[0]
+        assert [[], [(*ids(first)[:2], "resumed")]] == [links(first), links(second)]
+
+    def test_a_trace_of_its_own_goes_back_to_its_session(self, bus: Bus, record: Record) -> None:
+        """
+        A run in a trace of its own, as under an id that the caller gave, belongs to its session.
+        """
+        recording = attach(bus, record())
+
+        with harken.scope(session_id="s-1"):
+            bus.publish(SessionStarted())
+            outside = harken.scope(traceparent=f"00-{TRACE}-{PARENT}-01")
+        with harken.scope(session_id="s-1"), bus.operation(RunStarted()):
+            pass
+        with outside, harken.scope(session_id="s-1"), bus.operation(RunStarted()):
+            pass
+        with harken.scope(session_id="s-1"):
+            bus.publish(SessionEnded())
+
+        own, child, session = recording.spans
+        assert [[(*ids(session)[:2], "session")], []] == [links(own), links(child)]
+
+    def test_causes(self, bus: Bus, record: Record) -> None:
+        """
+        An operation has a link to each span that one of its causes belongs to, but for its own
+        parent; a cause that nobody knows is none.
+        """
+        recording = attach(bus, record())
+
+        with capture(bus) as heard:
+            for name in ("a", "b"):
+                with bus.operation(ToolStarted(tool_name=name)):
+                    pass
+            with bus.operation(RunStarted()):
+                bus.publish(TaskEnqueued(task_id="t"))
+            bus.publish(TaskEnqueued(task_id="outside"))
+        start_a, _, _, end_b, _, enqueued, _, outside = heard.envelopes
+        causes = [start_a, end_b, enqueued, outside, "00000000-0000-7000-8000-000000000000"]
+        with bus.operation(AgentStarted(agent_id="x"), causes=causes) as op:
+            assert op.envelope is not None
+            with bus.operation(ToolStarted(tool_name="child"), causes=[op.envelope]):
+                pass
+
+        a, b, run, child, agent = recording.spans
+        assert [(*ids(span)[:2], "cause") for span in (a, b, run)] == links(agent)
+        assert [] == links(child)
+
+    def test_they_are_bounded(self, bus: Bus, record: Record) -> None:
+        """
+        A span has no more than 32 links, however many causes there were.
+        """
+        recording = attach(bus, record())
+        with capture(bus, ToolCompleted) as ended:
+            for _ in range(40):
+                with bus.operation(ToolStarted(tool_name="t")):
+                    pass
+        with bus.operation(RunStarted(), causes=ended.envelopes):
+            pass
+
+        assert 32 == len(links(recording.by_name_of("invoke_agent")))
+
+    def test_what_is_remembered_is_bounded(
+        self, bus: Bus, record: Record, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        The spans that were recorded last are remembered, and the first ones are forgotten.
+        """
+        monkeypatch.setattr("harken.sinks.otel.links.MAX_REMEMBERED", 4)
+        recording = attach(bus, record())
+        with capture(bus, ToolCompleted) as ended:
+            for _ in range(20):
+                with bus.operation(ToolStarted(tool_name="t")):
+                    pass
+        causes = [ended.envelopes[0], ended.envelopes[-1]]
+        with bus.operation(RunStarted(), causes=causes):
+            pass
+
+        last = recording.spans[-2]
+        assert [(*ids(last)[:2], "cause")] == links(recording.by_name_of("invoke_agent"))
+
+    def test_a_forked_child_remembers_nothing(self, bus: Bus, record: Record) -> None:
+        """
+        A child goes back to nothing that its parent process did.
+        """
+        recording = attach(bus, record())
+        for _ in range(2):
+            with harken.scope(run_id="r"):
+                bus.publish(ToolStarted(tool_call_id="c", tool_name="t"))
+                bus.publish(ToolCompleted(tool_call_id="c"))
+            recording.recorder.after_fork()
+
+        assert [[], []] == [links(span) for span in recording.spans]
+
+
+class TestFigures:
+    def test_what_became_of_spans(self, bus: Bus) -> None:
+        """
+        A recorder says how many operations are open, and what became of the others.
+        """
+        recorder = SpanRecorder(InMemorySpanExporter())
+        bus.attach(recorder, delivery="inline")
+
+        for outcome in ("failure", "timeout", "orphaned"):
+            bus.publish(ToolStarted(tool_call_id=outcome, tool_name="t"))
+            bus.publish(ToolFailed(tool_call_id=outcome, outcome=outcome))
+        with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="t")):
+            opened = recorder.spans_open
+
+        assert (2, 0) == (opened, recorder.spans_open)
+        assert {
+            "ended": 3,
+            "timeout": 1,
+            "abandoned": 1,
+            "no_start": 0,
+            "evicted": 0,
+            "lost": 0,
+        } == recorder.spans
+
+    def test_what_is_lost(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Spans that an exporter refused are lost, operations too many are evicted, and an end whose
+        start was not heard has none. A forked child counts from zero.
+        """
+        monkeypatch.setattr("harken.sinks.otel.recorder.MAX_OPEN", 1)
+        recorder = SpanRecorder(Kept(SpanExportResult.FAILURE))
+        with (
+            capture(bus) as heard,
+            bus.operation(RunStarted()),
+            bus.operation(ToolStarted(tool_name="t")),
+        ):
+            pass
+        with pytest.raises(SpanExportError):
+            recorder.write(heard.envelopes)
+
+        lost = recorder.spans
+        recorder.after_fork()
+
+        assert (2, 1) == (lost["lost"], lost["evicted"])
+        assert {0} == set(recorder.spans.values())
+        assert recorder.flush(0) is not False
+
+
+class TestUnreadable:
+    def test_its_neighbours_are_exported(self, bus: Bus, record: Record) -> None:
+        """
+        An operation whose end cannot be read has a span with its ids and times that says so.
+        """
+        recording = record()
+        with capture(bus) as heard:
+            with bus.operation(ToolStarted(tool_name="a")):
+                pass
+            bus.publish(RudeStarted(word="x"))
+            bus.publish(RudeFailed(word="x"))
+            with bus.operation(ToolStarted(tool_name="b")):
+                pass
+
+        recording.recorder.write(heard.envelopes)
+
+        rude = recording.by_name_of("otel_test.rude")
+        assert ["execute_tool a", "otel_test.rude", "execute_tool b"] == [
+            span.name for span in recording.spans
+        ]
+        assert ids_of(heard.envelopes[3]) == ids(rude)
+        assert {
+            "harken.operation": "otel_test.rude.started",
+            "harken.outcome": "failure",
+            "harken.unreadable": "LookupError",
+            "error.type": "_OTHER",
+        } == attributes(
+            rude, "harken.operation", "harken.outcome", "harken.unreadable", "error.type"
+        )
+        assert StatusCode.ERROR is rude.status.status_code
+
+    def test_a_point_event_is_counted_where_it_happened(self, bus: Bus, record: Record) -> None:
+        """
+        A point event that cannot be read is missing from its span, which says so.
+        """
+        recording = record(point_events="span_events")
+        with capture(bus) as heard, bus.operation(ToolStarted(tool_name="a")):
+            bus.publish(Noted())
+        start, point, end = heard.envelopes
+        # Its ids are known, and nothing else is.
+        assert start.span_id == point.span_id
+        broken = msgspec.structs.replace(point, _mint=None)
+
+        recording.recorder.write([start, broken, end])
+
+        assert {"harken.events_dropped": 1} == attributes(recording.span, "harken.events_dropped")
+        assert () == tuple(recording.span.events)
 
 
 class OddIds(RandomIdGenerator):
@@ -2115,7 +2497,7 @@ class TestFile:
         When there is room again, the next span begins on a line of its own.
         """
         code = """
-import resource, signal
+import os, resource, signal
 from harken import Bus
 from harken.catalog import ToolStarted
 from harken.sinks.otel import SpanRecorder, file_exporter
@@ -2124,8 +2506,9 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 bus = Bus()
 bus.attach(SpanRecorder(file_exporter("spans.jsonl")), delivery="inline")
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-for limit, name in ((hard, "a"), (2500, "b"), (hard, "c")):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+for full, name in ((False, "a"), (True, "b"), (False, "c")):
+    room = os.path.getsize("spans.jsonl") + 100
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room if full else hard, hard))
     with bus.operation(ToolStarted(tool_name=name, tool_call_id="x" * 1500)):
         pass
 print(dict(bus.health()["SpanRecorder"].errors))
@@ -2137,7 +2520,7 @@ print(dict(bus.health()["SpanRecorder"].errors))
             json.loads(first)["name"],
             json.loads(last)["name"],
         )
-        assert not torn.endswith("}")
+        assert 100 == len(torn)
         assert "{'OSError': 1}\n" == done.stdout
 
     def test_a_device_is_a_file_too(self, bus: Bus) -> None:
@@ -2370,6 +2753,39 @@ class TestFork:
             (line["name"], [event["name"] for event in line["events"]]) for line in lines
         ]
         assert 2 == len({line["span_id"] for line in lines})
+
+    def test_in_the_middle_of_a_write(self, tmp_path: Path) -> None:
+        """
+        Children that are forked while another thread writes leave no empty line behind, and what
+        they flush was not lost by their parent.
+        """
+        path = tmp_path / "spans.jsonl"
+        bus = Bus()
+        bus.attach(SpanRecorder(file_exporter(path)))
+        stopped = threading.Event()
+
+        def publish() -> None:
+            while not stopped.wait(0.0001):
+                with bus.operation(ToolStarted(tool_name="parent")):
+                    pass
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        codes: list[int] = []
+        for _ in range(15):
+            child = os.fork()
+            if child == 0:
+                with bus.operation(ToolStarted(tool_name="child")):
+                    pass
+                os._exit(0 if bus.flush() else 1)
+            codes.append(os.waitpid(child, 0)[1])
+        stopped.set()
+        thread.join()
+        bus.close()
+        register_trace_source(None)
+
+        assert {0} == set(codes)
+        assert 15 == names_in(path).count("execute_tool child")
 
     def test_what_was_gathered_is_forgotten(self, bus: Bus) -> None:
         """

@@ -21,6 +21,7 @@ from fractions import Fraction
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -67,6 +68,7 @@ from harken.catalog import (
 )
 from harken.errors import MetricsServerError, SettingsError
 from harken.sinks.prometheus import INSTRUMENTS, Instrument, PrometheusInstrumenter
+from harken.sinks.prometheus._relatives import Process, holder_of, this_process
 from harken.sinks.prometheus.rows import (
     AUDITED,
     Feed,
@@ -84,6 +86,7 @@ from harken.sinks.prometheus.rows import (
     opens,
     sets,
 )
+from harken.testing import capture
 
 # The library does not say their types.
 generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
@@ -111,6 +114,22 @@ class Deployed(Event, name="test.deployed", outcome="success"):
     service: object = ""
     region: object = ""
     size: object = None
+
+
+class Rude(Event, name="test.rude", outcome="success"):
+    """
+    An event that cannot be read.
+    """
+
+    service: object = ""
+
+    @property
+    def region(self) -> str:
+        raise LookupError("no")
+
+    @property
+    def size(self) -> float:
+        raise LookupError("no")
 
 
 @pytest.fixture
@@ -1040,6 +1059,122 @@ class TestLabels:
         )
 
 
+class Angry(str):
+    """
+    A text that cannot be printed.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+class Touchy:
+    """
+    An object that cannot even be compared.
+    """
+
+    def __hash__(self) -> int:
+        raise RuntimeError("no")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no")
+
+
+def nested(levels: int) -> list[object]:
+    """
+    Return a list in a list in a list.
+    """
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class TestUnreadable:
+    """
+    One event that cannot be read harms no other.
+    """
+
+    @pytest.mark.parametrize(
+        "odd",
+        [10**5000, Angry("x"), Touchy(), nested(5000)],
+        ids=["long", "text", "touchy", "nested"],
+    )
+    def test_values_of_any_kind(
+        self, bus: Bus, metrics: PrometheusInstrumenter, odd: object
+    ) -> None:
+        """
+        Whatever stands where a label or a number is expected, the event and its neighbours count.
+        """
+        with capture(bus) as heard:
+            bus.publish(ErrorRaised(component="a", error_type="E"))
+            bus.publish(ErrorRaised(component=odd, error_type="E"))  # type: ignore[arg-type]
+            odd_call = LlmCompleted(model="m", input_tokens=odd, output_tokens=1)  # type: ignore[arg-type]
+            bus.publish(odd_call)
+            bus.publish(ErrorRaised(component="b", error_type="E"))
+        metrics.write(heard.envelopes)
+
+        counted = {
+            s.labels["component"]: s.value for s in samples(metrics, "infra_agent_errors_total")
+        }
+        assert (2.0, 2.0, 6.0) == (counted["a"], counted["b"], sum(counted.values()))
+        assert 2.0 == value(
+            metrics, "infra_agent_tokens_total", agent_slug="", model="m", token_type="output"
+        )
+        assert {} == bus.health()["PrometheusInstrumenter"].errors
+
+    def test_properties(self) -> None:
+        """
+        A label that raises is some other one, and a number that raises is refused.
+        """
+        labels = {"service": field("service"), "region": field("region")}
+        on = ("test.rude", DEPLOYED)
+        instruments = (
+            counter("seen", "x.", labels, counts(*on)),
+            counter("total_size", "x.", {}, adds(number("size"), *on)),
+            gauge("last_size", "x.", {}, sets(number("size"), *on)),
+        )
+        metrics = PrometheusInstrumenter(namespace="", instruments=instruments)
+        bus = Bus()
+        with capture(bus) as heard:
+            bus.publish(Deployed(service="s", region="r", size=2))
+            bus.publish(Rude(service="s"))
+            bus.publish(Deployed(service="s", region="r", size=3))
+
+        metrics.write(heard.envelopes)
+
+        assert {("r", "s"): 2.0, ("__other__", "s"): 1.0} == series(metrics, "seen_total")
+        assert (5.0, 3.0) == (value(metrics, "total_size_total"), value(metrics, "last_size"))
+        for name in ("total_size", "last_size"):
+            assert 1.0 == value(
+                metrics,
+                "harken_metric_observations_rejected_total",
+                metric=name,
+                reason="unreadable",
+            )
+
+    def test_what_no_one_has_foreseen(self) -> None:
+        """
+        Whatever is wrong with an envelope, the rest of its batch counts, and the bus hears of it.
+        """
+        instruments = (counter("seen", "x.", {}, counts(DEPLOYED)),)
+        metrics = PrometheusInstrumenter(namespace="", instruments=instruments)
+        bus = Bus()
+        with capture(bus) as heard:
+            for _ in range(3):
+                bus.publish(Deployed())
+        broken = msgspec.structs.replace(heard.envelopes[1], type=None)
+
+        with pytest.raises(AttributeError):
+            metrics.write([heard.envelopes[0], broken, heard.envelopes[2]])
+
+        assert 2.0 == value(metrics, "seen_total")
+
+
 class TestExemplars:
     """
     From a slow bucket to the trace that fell into it.
@@ -1125,8 +1260,8 @@ class TestBus:
 
     def test_delivery(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
         """
-        What was published, what each sink took and what it raised is counted; the bus's own
-        report of the failure is an event like any other.
+        What was published, what each sink took, what it raised and what it missed by that is
+        counted; the bus's own reports of the failure are events like any other.
         """
         bus.attach(Broken(), PrCreated)
         bus.subscribe(lambda envelope: None, PrCreated)
@@ -1136,7 +1271,7 @@ class TestBus:
 
         assert (
             1.0,
-            {("PrometheusInstrumenter",): 2.0, ("handlers",): 2.0},
+            {("PrometheusInstrumenter",): 3.0, ("handlers",): 2.0},
             {("RuntimeError", "broken"): 1.0},
             {("PrometheusInstrumenter",): 1.0, ("broken",): 1.0},
         ) == (
@@ -1217,6 +1352,69 @@ class TestBus:
             value(metrics, "harken_events_rejected_total", reason="ended"),
             value(metrics, "harken_events_rejected_total", reason="closed"),
         )
+
+    def test_times_of_delivery(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        How late a batch comes, and how long it takes, is measured under the sink's own name; an
+        event of no operation does not say how late it is.
+        """
+        bus = Bus()
+        bus.attach(metrics, name="numbers", delivery="inline")
+        bus.publish(PrCreated(url="u"))
+        bus.publish(ToolStarted(tool_name="t", tool_call_id="c"))
+        bus.close()
+
+        assert (3.0, 4.0) == (
+            value(metrics, "harken_delivery_lag_seconds_count", sink="numbers"),
+            value(metrics, "harken_sink_write_seconds_count", sink="numbers"),
+        )
+
+    def test_sinks_that_say_something_about_themselves(
+        self, bus: Bus, metrics: PrometheusInstrumenter
+    ) -> None:
+        """
+        A sink that has the figures of an audit log or of spans is measured, whoever wrote it; once,
+        on however many buses it listens. What a sink cannot say is left out.
+        """
+
+        class Both:
+            written_bytes = 100
+            reopened = 2
+            recovered = 1
+            spans_open = 3
+            spans = {"ended": 5, "lost": 1, "odd": float("nan")}
+
+            def write(self, batch: object) -> None:
+                pass
+
+        class Broken(Both):
+            @property
+            def spans_open(self) -> int:  # type: ignore[override]
+                raise OSError("no")
+
+            @property
+            def written_bytes(self) -> int:  # type: ignore[override]
+                raise OSError("no")
+
+        other, both = Bus(), Both()
+        other.attach(metrics)
+        for one in (bus, other):
+            one.attach(both)
+        bus.attach(Broken())
+        first = series(metrics, "harken_spans_total")
+        both.written_bytes = 150
+
+        assert {("ended",): 5.0, ("lost",): 1.0} == first
+        assert (
+            {(): 150.0},
+            {("moved",): 2.0, ("repaired",): 1.0},
+            {(): 3.0},
+        ) == (
+            series(metrics, "harken_audit_written_bytes_total"),
+            series(metrics, "harken_audit_reopens_total"),
+            series(metrics, "harken_spans_open"),
+        )
+        other.close()
 
     def test_two_buses(self, metrics: PrometheusInstrumenter) -> None:
         """
@@ -1487,6 +1685,106 @@ class TestServer:
             received = client.recv(1000)
 
         assert b"" == received
+
+    def test_tells_who_serves(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Another process of this machine is told which process has the port.
+        """
+        holder = holder_of("", metrics.port or 0)
+
+        assert this_process() == holder
+        assert os.getpid() == this_process().pid
+        assert os.getppid() in this_process().parents
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.0 200 OK\r\nHarken-Process: 1 a b c\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n",
+            b"SSH-2.0\r\n",
+            b"",
+            None,
+        ],
+        ids=["malformed", "anybody", "no http", "nothing", "silence"],
+    )
+    def test_port_of_somebody_else(
+        self, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
+    ) -> None:
+        """
+        Whoever has the port and does not say who it is, is somebody else.
+        """
+        monkeypatch.setattr("harken.sinks.prometheus._relatives.PATIENCE", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+
+            def serve() -> None:
+                client, _ = other.accept()
+                with client:
+                    client.recv(1000)
+                    if answer is None:
+                        client.recv(1000)
+                    else:
+                        client.sendall(answer)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with pytest.raises(MetricsServerError, match="in use; choose another port"):
+                PrometheusInstrumenter(port=port)
+            thread.join()
+
+    def test_port_that_nobody_serves(self) -> None:
+        """
+        A port that is taken though nobody listens there is an error, and not waited for.
+        """
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+
+            with pytest.raises(MetricsServerError, match="in use; choose another port"):
+                PrometheusInstrumenter(port=other.getsockname()[1])
+
+    def test_relatives(self) -> None:
+        """
+        A process knows its parent, and its siblings of the same program; in another container the
+        same numbers are somebody else's.
+        """
+        us = Process(10, frozenset({1, 5}), "home", "uvicorn app")
+
+        assert [True, True, False, False, False, False] == [
+            us.is_relative_of(other)
+            for other in (
+                us._replace(pid=5, parents=frozenset({2}), program="main"),
+                us._replace(pid=11, parents=frozenset({5})),
+                us,
+                us._replace(pid=11, parents=frozenset({4})),
+                us._replace(pid=11, program="uvicorn other"),
+                us._replace(pid=5, home="elsewhere"),
+            )
+        ]
+
+    def test_close_while_waiting(
+        self, metrics: PrometheusInstrumenter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A worker that waits for the port of another one can be closed, and serves nothing.
+        """
+        relative = Process(0, frozenset({os.getpid()}), this_process().home, "other")
+        monkeypatch.setattr(
+            "harken.sinks.prometheus._export.this_process",
+            lambda: relative._replace(pid=1, parents=frozenset({os.getpid()})),
+        )
+        holder = PrometheusInstrumenter(port=0)
+        monkeypatch.setattr(
+            "harken.sinks.prometheus._export.holder_of",
+            lambda *_: relative._replace(pid=os.getpid()),
+        )
+        waiting = PrometheusInstrumenter(port=holder.port)
+
+        served = waiting.port
+        waiting.close()
+        holder.close()
+
+        assert None is served
+        assert None is waiting.port
 
     def test_port_in_use(self, metrics: PrometheusInstrumenter) -> None:
         """
@@ -1858,9 +2156,10 @@ class TestFork:
             answer = pipe.read()
 
         assert (
-            f"None 2.0 0.0 1 metrics of process {child} are counted but not shown: port {port} "
-            f"and {path} belong to process {os.getpid()}; "
-            "set PROMETHEUS_MULTIPROC_DIR to add them up"
+            f"None 2.0 0.0 1 metrics of process {child} are counted but not shown: "
+            f"process {os.getpid()} has port {port} and {path}; "
+            "set PROMETHEUS_MULTIPROC_DIR to an empty directory to add up all processes, "
+            "or give each process its own"
         ) == answer
         assert written == path.read_text()
         assert 'prs_created_total{agent_slug=""} 1.0' in get(metrics)[1]

@@ -23,7 +23,7 @@ from harken import JSON, Bus, Event, Outcome, content, describe, event_types, ou
 from harken.catalog import BudgetWarning, LlmChunk, ToolCompleted, ToolFailed, ToolStarted
 from harken.errors import SettingsError
 from harken.sinks.structlog import LogHandler, _fields
-from harken.testing import FixedClock, fixed_bus
+from harken.testing import FixedClock, capture, fixed_bus
 
 
 class LampLit(Event, name="log_test.lamp_lit", resource="lamp:{lamp}"):
@@ -71,6 +71,16 @@ class PageSaid(Event, name="log_test.page_said"):
     size: int = 0
 
 
+class RudeShouted(Event, name="log_test.rude_shouted", outcome="failure"):
+    """An event that cannot be read."""
+
+    word: str = ""
+
+    @property
+    def error_type(self) -> str:
+        raise LookupError("no")
+
+
 def strict(line: str) -> Any:
     """
     Decode one JSON line as a strict reader does: no NaN, no duplicate members.
@@ -85,6 +95,23 @@ def strict(line: str) -> Any:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads(line, parse_constant=refuse, object_pairs_hook=members)
+
+
+def deep_list(levels: int) -> list[Any]:
+    """
+    Return a list in a list in a list.
+    """
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def repr_of(value: object) -> str:
+    """
+    Return a name for a value that may not have a text.
+    """
+    return type(value).__name__
 
 
 def logged(*events: Event, bus: Bus | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -328,6 +355,58 @@ class TestJSONLine:
         assert 1 == line.count("\n")
         assert all(" " <= character <= "~" for character in line[:-1])
         assert "log_test.lamp_lit" == strict(line)["event_name"]
+
+
+class TestUnreadable:
+    """
+    One event that cannot be read harms no other.
+    """
+
+    def test_its_neighbours_are_written(self):
+        """
+        Its line has what can be read of it, and a marker for what cannot; the others are whole.
+        """
+        stream = io.StringIO()
+        bus = fixed_bus()
+        with capture(bus) as heard:
+            for event in (LampLit(lamp="a"), RudeShouted(word="x"), LampLit(lamp="b")):
+                bus.publish(event)
+        LogHandler(stream).write(heard.envelopes)
+
+        first, marked, last = map(strict, stream.getvalue().splitlines())
+        assert ("log test lamp lit: lamp:a", "log test lamp lit: lamp:b") == (
+            first["message"],
+            last["message"],
+        )
+        assert {
+            "message": "log test rude shouted: [UNPRINTABLE:LookupError]",
+            "event_name": "log_test.rude_shouted",
+            "level": "error",
+            "outcome": "failure",
+            "error.type": "LookupError",
+            "event.id": heard.envelopes[1].id,
+            "trace_id": heard.envelopes[1].trace_id,
+            "data": {"word": "x"},
+        }.items() <= marked.items()
+
+    def test_it_is_text_for_people_too(self):
+        """
+        The same holds for text.
+        """
+        lit, marked = texts(LampLit(lamp="a"), RudeShouted(word="x")).splitlines()
+
+        assert "lamp:a" in lit
+        assert "[UNPRINTABLE:LookupError]" in marked
+
+    @pytest.mark.parametrize("value", [10**5000, deep_list(5000), object()], ids=repr_of)
+    def test_values_of_any_kind(self, value):
+        """
+        A value that is no text where one is expected is written as what it was.
+        """
+        lines = logged(LampLit(lamp="a"), LampLit(lamp=value), LampLit(lamp="b"))
+
+        assert ["a", "b"] == [lines[0]["data"]["lamp"], lines[2]["data"]["lamp"]]
+        assert 3 == len(lines)
 
 
 class TestSeverity:

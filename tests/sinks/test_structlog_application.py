@@ -606,6 +606,20 @@ class TestValues:
 
         assert log.line["text"].endswith("�[TRUNCATED:100000]")
 
+    @pytest.mark.parametrize("shift", range(-45, 6, 5))
+    def test_secret_at_the_cut(self, log, shift):
+        """
+        A text or a key is cut after its secrets are taken out, so that no half of one stays.
+        """
+        secret = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" * 2
+        text = "y" * (65_536 + shift) + " " + secret + " z" * 50
+        key = "k" * (256 + shift) + " " + secret
+        structlog.get_logger().info("x", text=text, data={key: 2**70})
+
+        assert "ghp_" not in log.getvalue()
+        assert "a1B2" not in log.getvalue()
+        assert "[TRUNCATED:" in log.line["text"]
+
     def test_text_is_ascii_that_reads_back(self, log):
         """
         No character of a text is lost, and none reaches a terminal as itself.

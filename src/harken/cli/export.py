@@ -26,8 +26,9 @@ def command(form: str, path: Path | None) -> None:
     """
     Print the audit log in the vocabulary of others.
 
-    It is a line of JSON for each record. FORM is ocsf (API Activity), ecs (Elastic Common Schema) or cloudevents. PATH is the log that
-    is appended to, with its older files beside it; without PATH it is the one of the settings.
+    It is a line of JSON for each record. FORM is ocsf (API Activity), ecs (Elastic Common Schema)
+    or cloudevents. PATH is the log that is appended to, with its older files beside it; without
+    PATH it is the one of the settings.
 
     What is printed has no chain: verify the log itself.
 

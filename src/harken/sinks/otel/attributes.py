@@ -55,7 +55,11 @@ def scalar(value: JSON, limit: int) -> Scalar | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if _SMALLEST <= value <= _LARGEST else str(value)
+        if _SMALLEST <= value <= _LARGEST:
+            return value
+        # Python refuses to print integers of more than 4,300 digits.
+        bits = value.bit_length()
+        return str(value) if bits < 14_000 else f"[INT:{bits} bits]"
     if isinstance(value, float) and isfinite(value):
         return value
     return None

@@ -151,10 +151,11 @@ class FileExporter(LineExporter):
             self._open()
             moved.close()
         rest = memoryview((("\n" if self._torn else "") + lines).encode("ascii"))
-        self._torn = True
         while rest:
-            rest = rest[self._file.write(rest) :]
-        self._torn = False
+            written = self._file.write(rest)
+            # As the file is, not as it is meant to be: a child may be forked at any moment.
+            self._torn = rest[written - 1] != 0x0A
+            rest = rest[written:]
         return SpanExportResult.SUCCESS
 
     def _open(self) -> None:

@@ -56,6 +56,11 @@ class SpanMapping(msgspec.Struct, frozen=True):
         prefixed: The same, for attributes under the application's own prefix.
 
         content: Attribute and source of what is only exported with ``content=True``.
+
+        again: The attributes that say what the operation is about; the span of the next one
+            about the same thing has a link to this one, because it tries or goes on once more.
+
+        again_anywhere: Whether that is so in another run, too.
     """
 
     name: str
@@ -65,6 +70,8 @@ class SpanMapping(msgspec.Struct, frozen=True):
     attributes: Sources = ()
     prefixed: Sources = ()
     content: Sources = ()
+    again: tuple[str, ...] = ()
+    again_anywhere: bool = False
 
 
 COMMON: Sources = (
@@ -114,6 +121,8 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("harken.session.runs", "runs:nonzero"),
             ),
             prefixed=(("slug", "agent_slug"), ("trigger.source", "trigger_source")),
+            again=("harken.session.id",),
+            again_anywhere=True,
         ),
         "run.started": SpanMapping(
             name="invoke_agent {@agent}",
@@ -152,6 +161,8 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("perf.total_duration_ms", "@duration_ms"),
             ),
             content=(("harken.prompt.text", "prompt"), ("harken.result.content", "result")),
+            again=("harken.run.id",),
+            again_anywhere=True,
         ),
         "turn.started": SpanMapping(
             name="harken.turn",
@@ -195,6 +206,8 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("harken.plan.step_number", "step_number"),
                 ("harken.plan.step_description", "step_description"),
             ),
+            again=("harken.plan.id", "harken.plan.step_number"),
+            again_anywhere=True,
         ),
         "phase.started": SpanMapping(
             name="harken.phase {phase}",
@@ -226,6 +239,7 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("gen_ai.tool.call.arguments", "arguments"),
                 ("gen_ai.tool.call.result", "result"),
             ),
+            again=("gen_ai.tool.call.id",),
         ),
         "llm.started": SpanMapping(
             name="{operation|chat} {model}",
@@ -257,6 +271,7 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("tokens.input", "input_tokens:nonzero"),
                 ("tokens.output", "output_tokens:nonzero"),
             ),
+            again=("harken.llm.call_id",),
         ),
         "validation.started": SpanMapping(
             name="harken.validation {validator}",
@@ -300,6 +315,9 @@ POINTS: Mapping[str, Sources] = MappingProxyType(
     }
 )
 """What point events add, under the application's own prefix, to the span they happen in."""
+
+LINKED: frozenset[str] = frozenset(("task.enqueued",))
+"""Point events whose span is linked to by what they cause, as a start's and an end's always is."""
 
 PHASES: Mapping[str, str] = MappingProxyType(
     {

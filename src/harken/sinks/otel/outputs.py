@@ -18,9 +18,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, StaticSampler, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
@@ -110,6 +111,12 @@ class Output(Protocol):
     Where finished spans go.
     """
 
+    def keeps(self, trace_id: str, /) -> bool:
+        """
+        Whether the spans of a trace that begins here are wanted, as far as its id can tell.
+        """
+        ...
+
     def emit(self, spans: Sequence[Span], /) -> None:
         """
         Hand on *spans*.
@@ -147,6 +154,12 @@ class ToExporter:
         self._make_resource = make_resource
         self._resource: Resource | None = make_resource()
         self._scope = InstrumentationScope(SCOPE_NAME, _version(), None, SCOPE_ATTRIBUTES)
+
+    def keeps(self, trace_id: str, /) -> bool:
+        """
+        Return True: nobody else decides.
+        """
+        return True
 
     def emit(self, spans: Sequence[Span], /) -> None:
         """
@@ -207,6 +220,7 @@ class ToExporter:
                 Event(event.name, event.attributes, timestamp=event.time_ns)
                 for event in span.events
             ],
+            links=_links(span) if span.links else (),
             kind=_kind(span),
             status=_status(span),
             start_time=span.start_ns,
@@ -241,6 +255,20 @@ class ToProvider:
                 "id_generator=harken.sinks.otel.IdGenerator()",
                 stacklevel=4,
             )
+
+    def keeps(self, trace_id: str, /) -> bool:
+        """
+        Return what the provider's sampler says, when it goes by the trace id and nothing else.
+        """
+        if not isinstance(self._provider, TracerProvider):
+            return True
+        sampler = self._provider.sampler
+        # A ParentBased sampler has one for roots inside, which has no public name.
+        root = getattr(sampler, "_root", sampler)
+        if not isinstance(root, (StaticSampler, TraceIdRatioBased)):
+            return True
+        decision = root.should_sample(Context(), int(trace_id, 16), "").decision
+        return decision is not Decision.DROP
 
     def emit(self, spans: Sequence[Span], /) -> None:
         """
@@ -293,6 +321,7 @@ class ToProvider:
                 context=context,
                 kind=_kind(span),
                 attributes=attributes,
+                links=_links(span),
                 start_time=span.start_ns,
             )
         for event in span.events:
@@ -343,6 +372,16 @@ def _parent(span: Span) -> SpanContext | None:
     if not span.parent_span_id:
         return None
     return SpanContext(span.trace_id, span.parent_span_id, False, TraceFlags(span.trace_flags))
+
+
+def _links(span: Span) -> Sequence[Link]:
+    return [
+        Link(
+            SpanContext(link.trace_id, link.span_id, False, TraceFlags(TraceFlags.SAMPLED)),
+            {"harken.link.reason": link.reason},
+        )
+        for link in span.links
+    ]
 
 
 def _kind(span: Span) -> SpanKind:

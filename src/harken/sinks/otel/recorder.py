@@ -5,7 +5,7 @@ The sink that makes a span of each operation, when the operation ends.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Literal, TypeAlias
 
@@ -14,17 +14,22 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import TracerProvider
 
-from harken import Bus, Delivery, Envelope, Event, event_name
+from harken import Bus, Delivery, Envelope, Event, Outcome, event_name
 from harken.sinks.otel.ambient import use_current_span
 from harken.sinks.otel.exporters import LineExporter, otlp_exporter
-from harken.sinks.otel.mapping import POINTS
+from harken.sinks.otel.links import Links
+from harken.sinks.otel.mapping import LINKED, POINTS
 from harken.sinks.otel.outputs import Output, ToExporter, ToProvider
+from harken.sinks.otel.sampling import decide_for, decide_without
 from harken.sinks.otel.spans import Gathered, Recipe, Span, point_attributes, span_event
 
 PointEvents: TypeAlias = Literal["none", "span_events"]
 
 MAX_OPEN = 1_000
-"""Open operations that point events are gathered for; the oldest are forgotten first."""
+"""Open operations that are remembered; the oldest are forgotten first."""
+
+RESULTS: tuple[str, ...] = ("ended", "timeout", "abandoned", "no_start", "evicted", "lost")
+"""What may become of a span."""
 
 _LOW_64_BITS = (1 << 64) - 1
 
@@ -49,6 +54,13 @@ class SpanRecorder:
     ``duration_ms``, and ``harken.start_missing``. An operation of the catalog is named after the
     GenAI conventions, any other after its start: ``deploy.started`` becomes ``deploy``.
 
+    A span has links to the earlier attempt at the same call or step, to the session or run that it
+    goes on with, to the spans of its causes, and, when it is the root of its trace, to its session;
+    all as far as this process has recorded them lately. ``harken.link.reason`` says which.
+
+    An operation whose event cannot be read gets a span with its ids, its times, and the error's
+    class as ``harken.unreadable``; it harms no other span.
+
     Nothing is attached to the ambient context, and nothing is taken from it.
 
     Args:
@@ -69,8 +81,9 @@ class SpanRecorder:
 
         ratio:
             Of all traces, from 0.0 to 1.0, to record. All spans of a trace are recorded or none,
-            in every process that decides by trace id as OpenTelemetry does. A trace that came
-            in as not sampled is not recorded.
+            in every process that decides by trace id as OpenTelemetry does. The flags of a trace
+            that begins here say whether it is recorded, wherever they go. A trace that came in as
+            not sampled is not recorded.
 
         attributes_prefix:
             Of the application's own attributes, such as ``infra_agent.session.id``; None for
@@ -129,13 +142,28 @@ class SpanRecorder:
         self._max_length = _lower(max_attribute_length, limits.max_span_attribute_length)
         self._recipes: dict[type[Event], Recipe | Role | None] = {}
         self._lost = False
+        self._links = Links()
+        self._results = dict.fromkeys(RESULTS, 0)
         self._open: OrderedDict[str, Gathered | None] = OrderedDict()
 
     def attached(self, bus: Bus, /) -> None:
         """
-        Let events outside of every scope join the application's current span.
+        Let events outside of every scope join the application's current span, and decide which of
+        the traces that begin here are sampled.
         """
         use_current_span()
+        decide_for(self)
+
+    def keeps(self, trace_id: str, /) -> bool:
+        """
+        Whether a trace that begins in this process is recorded.
+
+        Args:
+            trace_id: 32 hex digits.
+        """
+        # The same 64 bits that OpenTelemetry's TraceIdRatioBased looks at.
+        chosen = self._bound > _LOW_64_BITS or int(trace_id[16:], 16) < self._bound
+        return chosen and self._output.keeps(trace_id)
 
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
         """
@@ -145,6 +173,7 @@ class SpanRecorder:
             SpanExportError: The exporter failed; the spans of this batch are lost.
         """
         spans: list[Span] = []
+        results: list[str] = []
         for envelope in batch:
             kind = type(envelope.event)
             try:
@@ -154,15 +183,42 @@ class SpanRecorder:
             if recipe is None or not self._sampled(envelope):
                 continue
             if recipe is Role.START:
-                self._begin(envelope.span_id)
+                self._begin(envelope)
             elif recipe is Role.POINT:
                 self._gather(envelope)
             else:
                 spans.append(self._ended(envelope, recipe))
+                results.append(_result(envelope))
         if spans:
-            before, self._lost = self._lost, True
+            self._export(spans, results)
+
+    def _export(self, spans: Sequence[Span], results: Sequence[str]) -> None:
+        exported = False
+        try:
             self._output.emit(spans)
-            self._lost = before
+            exported = True
+        finally:
+            self._lost = self._lost or not exported
+            for result in results if exported else ("lost",) * len(spans):
+                self._results[result] += 1
+
+    @property
+    def spans_open(self) -> int:
+        """
+        Operations whose span is still to come; at most `MAX_OPEN` are counted.
+        """
+        return len(self._open)
+
+    @property
+    def spans(self) -> Mapping[str, int]:
+        """
+        How many spans of this process there were so far, by what became of them.
+
+        ``ended``, or else ``timeout``, ``abandoned`` (closed because nobody did) or ``no_start``;
+        ``lost`` when the exporter failed. ``evicted`` counts operations that were forgotten
+        because too many were open: their spans come without what had happened inside of them.
+        """
+        return dict(self._results)
 
     def flush(self, timeout: float) -> bool | None:
         """
@@ -180,6 +236,7 @@ class SpanRecorder:
         """
         Shut the exporter down within *timeout* seconds; a provider is only flushed.
         """
+        decide_without(self)
         self._output.close(timeout)
 
     def after_fork(self) -> None:
@@ -187,12 +244,14 @@ class SpanRecorder:
         Forget the parent's operations, and let the exporter begin anew.
         """
         self._open.clear()
+        self._links.forget()
+        self._results = dict.fromkeys(RESULTS, 0)
+        self._lost = False
         self._output.after_fork()
 
     def _sampled(self, envelope: Envelope[Event]) -> bool:
         if not envelope.trace_flags & 1:
             return False
-        # The same 64 bits that OpenTelemetry's TraceIdRatioBased looks at.
         return self._bound > _LOW_64_BITS or int(envelope.trace_id[16:], 16) < self._bound
 
     def _find_recipe(self, envelope: Envelope[Event]) -> Recipe | Role | None:
@@ -204,34 +263,45 @@ class SpanRecorder:
                 content=self._content,
                 max_attributes=self._max_attributes,
                 max_length=self._max_length,
+                links=self._links,
             )
-        gathers = self._prefix is not None or self._span_events
         if envelope.type.is_start:
-            return Role.START if gathers else None
+            return Role.START
         known = self._prefix is not None and envelope.name in POINTS
-        return Role.POINT if known or self._span_events else None
+        return Role.POINT if known or self._span_events or envelope.name in LINKED else None
 
     def _ended(self, envelope: Envelope[Event], recipe: Recipe) -> Span:
-        span = recipe.span(envelope, self._open.pop(envelope.span_id, None))
+        gathered = self._open.pop(envelope.span_id, None)
+        try:
+            span = recipe.span(envelope, gathered)
+        except Exception as error:  # an author's own object may raise anything when it is read
+            return recipe.bare(envelope, error)
         for key in recipe.rolls_up & span.attributes.keys():
             around = self._gathered(envelope.parent_span_id)
             if around is not None:
                 around.attributes[key] = span.attributes[key]
         return span
 
-    def _begin(self, span_id: str) -> None:
-        self._open[span_id] = None
+    def _begin(self, start: Envelope[Event]) -> None:
+        self._links.began(start)
+        self._open[start.span_id] = None
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
+            self._results["evicted"] += 1
 
     def _gather(self, point: Envelope[Event]) -> None:
+        if point.name in LINKED:
+            self._links.happened(point)
         around = self._gathered(point.span_id)
         if around is None:
             return
-        if self._prefix is not None:
-            around.attributes |= point_attributes(point, self._prefix, self._max_length)
-        if self._span_events:
-            around.add(span_event(point, content=self._content, limit=self._max_length))
+        try:
+            if self._prefix is not None:
+                around.attributes |= point_attributes(point, self._prefix, self._max_length)
+            if self._span_events:
+                around.add(span_event(point, content=self._content, limit=self._max_length))
+        except Exception:  # as above; what happens in a span harms neither it nor the others
+            around.dropped += 1
 
     def _gathered(self, span_id: str | None) -> Gathered | None:
         """
@@ -243,6 +313,13 @@ class SpanRecorder:
         if gathered is None:
             gathered = self._open[span_id] = Gathered()
         return gathered
+
+
+def _result(end: Envelope[Event]) -> str:
+    return "no_start" if end.started is None else _RESULTS.get(end.outcome, "ended")
+
+
+_RESULTS: dict[Outcome | None, str] = {Outcome.timeout: "timeout", Outcome.orphaned: "abandoned"}
 
 
 def _output(

@@ -14,6 +14,7 @@ import msgspec
 
 from harken import JSON, Envelope, Event, Outcome, Scope
 from harken.sinks.otel.attributes import AttributeValue, attribute_value
+from harken.sinks.otel.links import Links, SpanLink
 from harken.sinks.otel.mapping import (
     COMMON,
     COMMON_PREFIXED,
@@ -84,7 +85,8 @@ class Span(msgspec.Struct, frozen=True):
     error: bool
     description: str
     attributes: Attributes
-    events: tuple[SpanEvent, ...]
+    events: tuple[SpanEvent, ...] = ()
+    links: tuple[SpanLink, ...] = ()
 
 
 class Gathered(msgspec.Struct):
@@ -144,6 +146,8 @@ class Recipe:
 
         max_length: Characters of one text that are kept.
 
+        links: Finds what spans go back to.
+
     Attributes:
         rolls_up: The attributes that the span around this one gets, too.
     """
@@ -156,8 +160,11 @@ class Recipe:
         content: bool,
         max_attributes: int,
         max_length: int,
+        links: Links,
     ) -> None:
         mapping = SPANS.get(operation)
+        self._started = operation
+        self._links = links
         self._generic = mapping is None
         if mapping is None:
             mapping = SpanMapping(name=operation.removesuffix(".started"))
@@ -166,6 +173,8 @@ class Recipe:
         self._max_length = max_length
         self._name = _words(mapping.name)
         self._operation = _words(mapping.operation) if "{" in mapping.operation else ()
+        self._again = mapping.again
+        self._again_anywhere = mapping.again_anywhere
         self._client = mapping.kind == "client"
         self._client_if = mapping.client_if
         pairs = [*mapping.attributes, *COMMON]
@@ -209,6 +218,8 @@ class Recipe:
         )
         start_ns, end_ns, skew_ns = _times(ended)
         attributes = self._attributes(ended, said)
+        parent = ended.parent_span_id
+        links = self._links_of(ended, attributes, parent)
         events = () if gathered is None else tuple(gathered.events)
         error, description = is_error(ended.outcome), ""
         if error:
@@ -231,7 +242,6 @@ class Recipe:
                 attributes["harken.events_dropped"] = gathered.dropped
         if len(attributes) > self._max_attributes:
             attributes = self._most_important(attributes)
-        parent = ended.parent_span_id
         return Span(
             name=_fill(self._name, ended, said)[:MAX_NAME],
             client=self._client or self._is_client(said),
@@ -245,7 +255,60 @@ class Recipe:
             description=description,
             attributes=attributes,
             events=events,
+            links=links,
         )
+
+    def bare(self, ended: Envelope[Event], error: Exception) -> Span:
+        """
+        Return a span of what is safe to read, after *error* was raised by what *ended* holds.
+        """
+        start_ns = ended.time_ns if ended.started is None else ended.started.time_ns
+        parent = ended.parent_span_id
+        attributes: Attributes = {
+            "harken.operation": self._started,
+            "harken.outcome": ended.outcome.value if ended.outcome is not None else "unknown",
+            "harken.event.id": ended.id,
+            "harken.unreadable": type(error).__name__[:MAX_NAME],
+        }
+        if is_error(ended.outcome):
+            attributes["error.type"] = _error_type(ended.outcome, None)
+        return Span(
+            name=self._started.removesuffix(".started"),
+            client=self._client,
+            trace_id=int(ended.trace_id, 16),
+            span_id=int(ended.span_id, 16),
+            parent_span_id=0 if parent is None else int(parent, 16),
+            trace_flags=ended.trace_flags,
+            start_ns=start_ns,
+            end_ns=max(start_ns, ended.time_ns),
+            error=is_error(ended.outcome),
+            description="",
+            attributes=attributes,
+        )
+
+    def _links_of(
+        self, ended: Envelope[Event], attributes: Attributes, parent: str | None
+    ) -> tuple[SpanLink, ...]:
+        begun = ended if ended.started is None else ended.started
+        attempt = attributes.get("harken.tool.attempt") if begun.causes else None
+        return self._links.ended(
+            ended,
+            self._started,
+            self._thing(ended, attributes) if self._again else "",
+            parent,
+            attributes.get("harken.session.id") if parent is None else None,
+            again=isinstance(attempt, int) and attempt > 1,
+        )
+
+    def _thing(self, ended: Envelope[Event], attributes: Attributes) -> str:
+        of = "" if self._again_anywhere else attributes.get("harken.run.id") or ended.trace_id
+        thing = f"{self._started} {of}"
+        for key in self._again:
+            value = attributes.get(key)
+            if value is None:
+                return ""
+            thing = f"{thing} {value}"
+        return thing
 
     def _attributes(self, ended: Envelope[Event], said: Said) -> Attributes:
         limit = self._max_length

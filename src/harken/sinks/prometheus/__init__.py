@@ -40,7 +40,9 @@ class PrometheusInstrumenter:
     with those of all processes that have the same directory; exemplars are then not kept, a
     session's slot that is free stays at 0, and the directory has to be emptied before the first of
     the processes begins. Without it, a forked child counts for itself, from zero, and neither
-    serves the port nor writes the file of its parent.
+    serves the port nor writes the file of its parent. The same holds for other workers that ask
+    for a port which their parent, or another worker of the same program, serves already: a warning
+    says whose it is, once, and when that process ends one of the others serves the port instead.
 
     A number that is NaN, infinite, negative or none at all is refused, and counted in
     ``harken_metric_observations_rejected_total``.
@@ -77,7 +79,7 @@ class PrometheusInstrumenter:
             An argument is malformed, the file cannot be written, or the registry has other metrics
             of the same names.
 
-        MetricsServerError: The port cannot be served.
+        MetricsServerError: The port cannot be served; somebody else may use it.
 
     .. versionadded:: 0.1.0
     """
@@ -113,8 +115,12 @@ class PrometheusInstrumenter:
         self._file: MetricsFile | None = None
         self._lost: str | None = None
         self._shared = shared
+        self._bus: weakref.ref[Bus] | None = None
+        self._called: str | None = None
         if port is not None:
             self._server = MetricsServer(self.registry, address, port, shared=shared)
+            if self._server.holder is not None and not shared:
+                _logger.warning(_not_shown(f"port {port}", self._server.holder.pid))
         if file_path is not None:
             try:
                 self._file = MetricsFile(self.registry, file_path, file_interval)
@@ -128,7 +134,7 @@ class PrometheusInstrumenter:
     @property
     def port(self) -> int | None:
         """
-        The port that is served; None when none is.
+        The port that is served; None when none is, also while another worker has it.
         """
         return None if self._server is None else self._server.port
 
@@ -137,15 +143,22 @@ class PrometheusInstrumenter:
         Measure *bus* itself, for as long as it exists.
         """
         self._metrics.watch(bus)
+        self._bus = weakref.ref(bus)
+        self._called = None
 
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
         """
         Feed the instruments. Safe from any thread.
+
+        An envelope that cannot be read costs its own numbers only: a label that raises is
+        ``__other__``, and a number that raises is refused as ``unreadable``.
         """
         if self._lost is not None:
             _logger.warning(self._lost)
             self._lost = None
-        self._metrics.write(batch)
+        if self._called is None:
+            self._called = self._find_name()
+        self._metrics.write(batch, self._called)
 
     def flush(self, timeout: float) -> bool:
         """
@@ -187,19 +200,25 @@ class PrometheusInstrumenter:
         Begin anew in a forked child; the port and the file stay the parent's.
         """
         kept: list[str] = []
+        owner = os.getppid()
         server, self._server = self._server, None
         if server is not None:
             server.abandon()
-            kept.append(f"port {server.port}")
+            kept.append(f"port {server.asked_for}")
+            if server.port is None and server.holder is not None:
+                owner = server.holder.pid
         file, self._file = self._file, None
         if file is not None:
             kept.append(str(file.path))
         if kept and not self._shared:
-            self._lost = (
-                f"metrics of process {os.getpid()} are counted but not shown: {' and '.join(kept)} "
-                f"belong to process {os.getppid()}; set PROMETHEUS_MULTIPROC_DIR to add them up"
-            )
+            self._lost = _not_shown(" and ".join(kept), owner)
         self._metrics.after_fork()
+
+    def _find_name(self) -> str:
+        # Not known before it is attached, which is when a bus says so.
+        bus = None if self._bus is None else self._bus()
+        names = () if bus is None else (one.name for one in bus.subscriptions if one.sink is self)
+        return next(iter(names), self.name)
 
 
 _lock = threading.Lock()
@@ -245,6 +264,14 @@ def _registered(
                 "exemplars or instruments; use the same ones, or another registry"
             )
     return metrics, home
+
+
+def _not_shown(what: str, owner: int) -> str:
+    return (
+        f"metrics of process {os.getpid()} are counted but not shown: process {owner} has {what}; "
+        "set PROMETHEUS_MULTIPROC_DIR to an empty directory to add up all processes, or give each "
+        "process its own"
+    )
 
 
 @cache

@@ -4,6 +4,7 @@ Export: metrics over HTTP, and into a file for node_exporter's textfile collecto
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -18,9 +19,16 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, MetricsHandler, write_to_textfile
 
 from harken.errors import MetricsServerError, SettingsError
+from harken.sinks.prometheus._relatives import HEADER, Process, holder_of, this_process
 
 CLIENT_TIMEOUT = 10.0
 """Seconds that a client may be silent before its connection is closed."""
+
+WAITING_INTERVAL = 1.0
+"""Seconds between two looks whether a port is free that another worker holds."""
+
+CLAIMS = 3
+"""How often a port is asked for that is taken, but that nobody serves when asked."""
 
 _logger = logging.getLogger("harken")
 
@@ -37,6 +45,12 @@ class _Handler(MetricsHandler):
         if not found:
             self.send_error(404, explain="The metrics are at /metrics.")
         return found
+
+    def end_headers(self) -> None:
+        # Who runs on this machine is no other machine's affair.
+        if self.client_address[0] == self.connection.getsockname()[0]:
+            self.send_header(HEADER, this_process().to_header())
+        super().end_headers()
 
 
 class _Server(ThreadingMixIn, TCPServer):
@@ -68,12 +82,20 @@ class MetricsServer:
     """
     Serves a registry at ``/metrics``, each request in a thread of its own.
 
+    Where a relative holds the port, the parent of this process or another worker of the same
+    program, it waits until the port is free, and serves from then on.
+
     Args:
         address: The host name or address to listen on.
 
         port: 0 for any that is free.
 
-        shared: Whether other processes may serve the same port at the same time.
+        shared: Whether other workers may serve the same port at the same time.
+
+    Attributes:
+        asked_for: The port that was asked for, or the one that was found.
+
+        holder: The process that held it when it was asked for; None when it was free.
 
     Raises:
         MetricsServerError: The port cannot be served.
@@ -82,32 +104,107 @@ class MetricsServer:
     def __init__(
         self, registry: CollectorRegistry, address: str, port: int, *, shared: bool = False
     ) -> None:
-        handler: type[_Handler] = type("Handler", (_Handler,), {"registry": registry})
+        self._handler: type[_Handler] = type("Handler", (_Handler,), {"registry": registry})
+        self._address = address
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._server: _Server | None = None
+        self.asked_for = port
+        self.holder: Process | None = None
         try:
-            self._server = _Server((address, port), handler, shared=shared)
+            self._claim()
         except (OSError, UnicodeError) as error:
             raise MetricsServerError(
                 f"cannot serve metrics on {address}, port {port}: {error}; choose another port, "
                 "or 0 for any that is free"
             ) from error
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="harken-metrics", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="harken-metrics", daemon=True)
         self._thread.start()
+
+    @property
+    def port(self) -> int | None:
+        """
+        The port that is served; None while another process holds it.
+        """
+        return None if self._server is None else self.asked_for
 
     def close(self) -> None:
         """
         Stop listening; requests that are being answered still are.
         """
-        self._server.shutdown()
-        self._server.server_close()
+        with self._lock:
+            self._stopped.set()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
     def abandon(self) -> None:
         """
         Let go of the port in a forked child; the parent goes on serving it.
         """
-        self._server.socket.close()
+        if self._server is not None:
+            self._server.socket.close()
+
+    def _claim(self) -> None:
+        """
+        Listen, or find out which relative does.
+
+        Raises:
+            OSError: Somebody else does, or the address is none.
+        """
+        for claims_left in reversed(range(CLAIMS)):
+            try:
+                if self._shared and self.asked_for:
+                    self._refuse_strangers()
+                self._listen()
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                try:
+                    holder = holder_of(self._address, self.asked_for)
+                except OSError as silence:
+                    if claims_left and isinstance(silence, ConnectionRefusedError):
+                        # Whoever held it has ended meanwhile.
+                        continue
+                    raise error from None
+                if holder is None or not this_process().is_relative_of(holder):
+                    raise
+                self.holder = holder
+                return
+
+    def _refuse_strangers(self) -> None:
+        # A port that may be shared is shared with any other program that says so, too.
+        try:
+            holder = holder_of(self._address, self.asked_for)
+        except OSError:
+            return
+        us = this_process()
+        if holder is None or not (holder.pid == us.pid or us.is_relative_of(holder)):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    def _listen(self) -> None:
+        address = (self._address, self.asked_for)
+        self._server = _Server(address, self._handler, shared=self._shared)
+        self.asked_for = self._server.server_address[1]
+
+    def _run(self) -> None:
+        while self._server is None:
+            if self._stopped.wait(WAITING_INTERVAL):
+                return
+            self._take_over()
+        self._server.serve_forever(0.1)
+
+    def _take_over(self) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            try:
+                self._listen()
+            except OSError:
+                return
+        _logger.info("process %d serves the metrics now, on port %d", os.getpid(), self.asked_for)
 
 
 class MetricsFile:

@@ -24,6 +24,9 @@ from harken.sinks.prometheus.rows import Feed, Label
 MAX_OPEN = 65_536
 """Running operations that a gauge remembers; beyond, the oldest counts as ended."""
 
+UNREADABLE = object()
+"""In place of a value that raised when it was looked at."""
+
 Act: TypeAlias = Callable[[Cell, Envelope[Event]], None]
 
 
@@ -55,7 +58,9 @@ class Vocabulary:
             return "unknown" if raw is None and "unknown" in self._words else OTHER
         if len(self._words) > self._limit:
             return OTHER
-        shown = word(self.label.show(envelope))
+        shown = word(_attempt(self.label.show, envelope))
+        if not shown and raw is UNREADABLE:
+            return OTHER
         self._words.add(shown)
         return shown
 
@@ -145,11 +150,12 @@ class Plan:
         self._steps.clear()
 
     def __call__(self, envelope: Envelope[Event]) -> None:
-        raw = tuple([read(envelope) for read in self._reads])
         try:
+            raw = tuple([read(envelope) for read in self._reads])
             steps = self._steps[raw]
-        except (KeyError, TypeError):
-            # New, or not even hashable.
+        except Exception:
+            # New, or not even hashable; an author's own __hash__ or property may raise anything.
+            raw = tuple([_attempt(read, envelope) for read in self._reads])
             steps = self._find(envelope, raw)
         for act, cell in steps:
             act(cell, envelope)
@@ -179,7 +185,7 @@ class Plan:
         # Only what is its own label value is remembered: what had to be cut, redacted or refused
         # may be of any size, and each one of the refused counts.
         if fits and all(
-            value is None or (isinstance(value, str) and value == shown)
+            value is None or (isinstance(value, str) and str.__str__(value) == shown)
             for value, shown in zip(raw, words.values(), strict=True)
         ):
             if len(self._steps) >= self._limit:
@@ -226,28 +232,41 @@ def act_of(
         if isinstance(taken, str):
             reject(name, taken)
             return None
-        return taken
+        return taken / per
+
+    def number(envelope: Envelope[Event]) -> float | None:
+        try:
+            value = read(envelope)
+            # NaN compares as false, so one comparison lets through only what a metric can take.
+            if (type(value) is float or type(value) is int) and 0 <= value <= LARGEST:
+                return value / per
+            return unusual(value)
+        except Exception:  # an author's property or number may raise anything
+            reject(name, "unreadable")
+            return None
 
     if feed.does == "set":
 
         def set_to(cell: Cell, envelope: Envelope[Event]) -> None:
-            value = unusual(read(envelope))
+            value = number(envelope)
             if value is not None:
-                cast("Settable", cell).set(value / per)
+                cast("Settable", cell).set(value)
 
         return set_to
 
     def add(cell: Cell, envelope: Envelope[Event]) -> None:
-        value = read(envelope)
-        # NaN compares as false, so one comparison lets through only what a metric can take.
-        if (type(value) is float or type(value) is int) and 0 <= value <= LARGEST:
-            cell.add(value / per, trace_of(envelope))
-            return
-        usable = unusual(value)
-        if usable is not None:
-            cell.add(usable / per, trace_of(envelope))
+        value = number(envelope)
+        if value is not None:
+            cell.add(value, trace_of(envelope))
 
     return add
+
+
+def _attempt(read: Callable[[Envelope[Event]], object], envelope: Envelope[Event]) -> object:
+    try:
+        return read(envelope)
+    except Exception:  # an author's property may raise anything
+        return UNREADABLE
 
 
 def _trace(envelope: Envelope[Event]) -> Trace | None:

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
+from typing import TypeAlias
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,12 +21,29 @@ from prometheus_client.registry import Collector
 from harken import Bus, Envelope, Event
 from harken.errors import SettingsError
 from harken.sinks.prometheus._feeding import Plan, Running, Target, Vocabulary, act_of
-from harken.sinks.prometheus._series import REASONS, Family, Labels, word
-from harken.sinks.prometheus.instruments import BUS_INSTRUMENTS
-from harken.sinks.prometheus.rows import AUDITED, Feed, Instrument, Kind, Label, Merge
+from harken.sinks.prometheus._series import REASONS, Family, Labels, refusal, word
+from harken.sinks.prometheus.instruments import BUS_INSTRUMENTS, FAST, SINK_INSTRUMENTS
+from harken.sinks.prometheus.rows import (
+    AUDITED,
+    Feed,
+    Instrument,
+    Kind,
+    Label,
+    Merge,
+    SinkInstrument,
+)
+
+Key: TypeAlias = tuple[int, str, str, Labels]
+"""A number of a subscriber: whose, of which metric, of which subscriber, under which labels."""
 
 MAX_WORDS = 100
 """Values that are learnt for one label; at most as many as a metric may have series."""
+
+GAUGES = (
+    *(one.name for one in BUS_INSTRUMENTS if one.kind == "gauge"),
+    *(one.name for one in SINK_INSTRUMENTS if one.kind == "gauge"),
+)
+"""What stands for now, and is no more when nobody says it any more."""
 
 READING_TIMEOUT = 5.0
 """Seconds that a scrape waits for another one's reading of the buses, before it does without."""
@@ -86,6 +104,23 @@ class Metrics:
             self._family(
                 one.name, one.kind, one.help, dict.fromkeys(one.labels, ()), merge=one.merge
             )
+        for other in SINK_INSTRUMENTS:
+            self._family(other.name, other.kind, other.help, other.labels)
+        self._lag = self._family(
+            "harken_delivery_lag_seconds",
+            "histogram",
+            "Age of the oldest event of a batch when this sink takes it, in seconds; "
+            "of batches whose oldest belongs to an operation.",
+            {"sink": ()},
+            buckets=FAST,
+        )
+        self._writing = self._family(
+            "harken_sink_write_seconds",
+            "histogram",
+            "Time that this sink takes for a batch, in seconds.",
+            {"sink": ()},
+            buckets=FAST,
+        )
         labelled = tuple(name for name, family in self._families.items() if family.label_names)
         numeric = tuple(
             family.name for one, family in fed if any(feed.value is not None for feed in one.feeds)
@@ -212,21 +247,45 @@ class Metrics:
     def _begin(self) -> None:
         self._build.gauge((_version(),)).set(1.0)
 
-    def write(self, batch: Iterable[Envelope[Event]]) -> None:
+    def write(self, batch: Sequence[Envelope[Event]], sink: str) -> None:
         """
         Feed the instruments with *batch*.
+
+        Args:
+            sink: What the one that was given the batch is called.
+
+        Raises:
+            Exception: The first of what envelopes raised; all others are counted.
         """
+        begun = time.monotonic_ns()
+        failed: list[Exception] = []
         with self._lock:
             for envelope in batch:
-                plans = self._audited_plans if envelope.audit else self._plans
-                plan = plans.get(envelope.type.name)
-                if plan is not None:
-                    plan(envelope)
-                elif envelope.audit:
-                    self._other_audited(envelope)
+                try:
+                    plans = self._audited_plans if envelope.audit else self._plans
+                    plan = plans.get(envelope.type.name)
+                    if plan is not None:
+                        plan(envelope)
+                    elif envelope.audit:
+                        self._other_audited(envelope)
+                except Exception as error:
+                    # Whatever is wrong with one envelope, its neighbours count.
+                    failed.append(error)
+            if batch:
+                self._time(batch[0], begun, sink)
         if self._shared and time.monotonic() >= self._next_reading:
             # Nobody collects from this process, so it says by itself how its buses are.
             self.read_buses(wait=0.0)
+        if failed:
+            raise failed[0]
+
+    def _time(self, oldest: Envelope[Event], begun: int, sink: str) -> None:
+        name = (word(sink),)
+        # An event without a time on this clock was given another one by its publisher, or may
+        # have been. A bus may have a clock of its own.
+        if 0 < oldest.mono_ns <= begun:
+            self._lag.cell(name).add((begun - oldest.mono_ns) / 1e9, None)
+        self._writing.cell(name).add((time.monotonic_ns() - begun) / 1e9, None)
 
     def watch(self, bus: Bus) -> None:
         """
@@ -277,9 +336,8 @@ class Metrics:
         self.share()
         if self._shared:
             with self._lock:
-                for one in BUS_INSTRUMENTS:
-                    if one.kind == "gauge":
-                        self._families[one.name].keep(())
+                for name in GAUGES:
+                    self._families[name].keep(())
 
     def describe(self) -> Iterable[Metric]:
         """
@@ -344,16 +402,16 @@ class Metrics:
 
 class BusReadings:
     """
-    What the buses said about themselves, and by how much each number has grown since.
+    What the buses and their sinks said about themselves, and by how much each number has grown.
 
-    Counting growth, rather than showing the bus's own numbers, keeps a counter from going down
+    Counting growth, rather than showing their own numbers, keeps a counter from going down
     when a subscriber or a bus is gone.
     """
 
     def __init__(self) -> None:
         self._buses: dict[int, weakref.ref[Bus]] = {}
         self._numbers = count()
-        self._seen: dict[tuple[int, str, str, Labels], float] = {}
+        self._seen: dict[Key, float] = {}
 
     def add(self, bus: Bus) -> None:
         """
@@ -366,11 +424,26 @@ class BusReadings:
         """
         Return by how much each counter has grown, and where each gauge stands.
         """
-        seen: dict[tuple[int, str, str, Labels], float] = {}
+        seen: dict[Key, float] = {}
         grown: list[tuple[str, Labels, float]] = []
-        current: dict[str, dict[Labels, float]] = {
-            one.name: {} for one in BUS_INSTRUMENTS if one.kind == "gauge"
-        }
+        current: dict[str, dict[Labels, float]] = {name: {} for name in GAUGES}
+        for key, merge, value in self._said():
+            _, name, _, labels = key
+            if name in current:
+                values = current[name]
+                old = values.get(labels)
+                values[labels] = value if old is None else _merged[merge](old, value)
+                continue
+            before = self._seen.get(key, 0.0)
+            seen[key] = value
+            # Less than before: another subscriber of the same name.
+            growth = value - before if value >= before else value
+            grown.append((name, labels, growth))
+        self._seen = seen
+        return grown, current
+
+    def _said(self) -> Iterator[tuple[Key, Merge, float]]:
+        sinks: dict[int, object] = {}
         for number, reference in tuple(self._buses.items()):
             bus = reference()
             if bus is None:
@@ -379,20 +452,16 @@ class BusReadings:
             health = bus.health()
             for one in BUS_INSTRUMENTS:
                 for subscriber, raw, value in one.read(health):
-                    labels = tuple(map(word, raw))
-                    if one.kind == "gauge":
-                        values = current[one.name]
-                        old = values.get(labels)
-                        values[labels] = value if old is None else _merged[one.merge](old, value)
-                        continue
-                    key = (number, one.name, subscriber, labels)
-                    before = self._seen.get(key, 0.0)
-                    seen[key] = value
-                    # Less than before: another subscriber of the same name.
-                    growth = value - before if value >= before else value
-                    grown.append((one.name, labels, growth))
-        self._seen = seen
-        return grown, current
+                    key = (number, one.name, subscriber, tuple(map(word, raw)))
+                    yield key, one.merge, value
+            for subscription in bus.subscriptions:
+                if subscription.sink is not None:
+                    sinks[id(subscription.sink)] = subscription.sink
+        # One sink may listen on several buses; what it says about itself counts once.
+        for identity, sink in sinks.items():
+            for other in SINK_INSTRUMENTS:
+                for labels, value in _said_by(sink, other):
+                    yield (identity, other.name, "", labels), "sum", value
 
 
 class Pooled:
@@ -411,6 +480,14 @@ class Pooled:
         """
         self._metrics.read_buses()
         return self._files.collect()
+
+
+def _said_by(sink: object, one: SinkInstrument) -> Sequence[tuple[Labels, float]]:
+    try:
+        said = tuple(one.read(sink))
+    except Exception:  # a property of somebody else's sink may raise anything
+        return ()
+    return [(labels, value) for labels, raw in said if isinstance(value := refusal(raw), float)]
 
 
 def _hold_during_fork(metrics: Metrics) -> None:

@@ -34,7 +34,7 @@ MAX_LABEL = 128
 LARGEST = 2.0**53
 """The largest number that is taken: from here on, adding 1 to a float changes nothing."""
 
-REASONS = ("infinite", "nan", "negative", "not_a_number", "too_large")
+REASONS = ("infinite", "nan", "negative", "not_a_number", "too_large", "unreadable")
 """Why a number is refused."""
 
 Labels: TypeAlias = tuple[str, ...]
@@ -446,11 +446,15 @@ def word(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        value = repr(value)
-    if not isinstance(value, str):
+    # The methods of the types themselves: those of a subclass may raise anything.
+    if isinstance(value, int):
+        text = int.__repr__(value) if int.bit_length(value) <= 64 else OTHER
+    elif isinstance(value, float):
+        text = float.__repr__(value)
+    elif isinstance(value, str):
+        text = str.__str__(value)[:MAX_LABEL]
+    else:
         return OTHER
-    text = value[:MAX_LABEL]
     if not text.isprintable():
         text = "".join(
             letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from harken import Envelope, Event, Health, Outcome, SubscriberHealth
 from harken.sinks.prometheus.rows import (
@@ -19,6 +19,7 @@ from harken.sinks.prometheus.rows import (
     BusInstrument,
     Instrument,
     Label,
+    SinkInstrument,
     adds,
     closes,
     counter,
@@ -93,6 +94,7 @@ MILLISECONDS = 1000.0
 # The first three are the OpenTelemetry GenAI conventions' for workflows, calls and call counts.
 LONG = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
 CALL = tuple(0.01 * 2**power for power in range(14))
+FAST = (*(float(f"{digit}e{power}") for power in range(-5, 0) for digit in (1, 2.5, 5)), 1.0)
 COUNT = tuple(2.0**power for power in range(8))
 FRAGMENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 UTILIZATION = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.1)
@@ -458,7 +460,7 @@ BUS_INSTRUMENTS: tuple[BusInstrument, ...] = (
         "counter",
         "Events that a sink missed.",
         ("sink", "reason"),
-        _of_subscribers(lambda one: {"queue_full": 0, "quarantined": 0, **one.drops}),
+        _of_subscribers(lambda one: {"queue_full": 0, "quarantined": 0, "failed": 0, **one.drops}),
     ),
     BusInstrument(
         "harken_sink_errors",
@@ -499,3 +501,107 @@ BUS_INSTRUMENTS: tuple[BusInstrument, ...] = (
     ),
 )
 """What the bus itself says."""
+
+
+@runtime_checkable
+class KeepsAudit(Protocol):
+    """
+    A sink that keeps an audit log.
+    """
+
+    @property
+    def written_bytes(self) -> int:
+        """
+        Bytes that this process wrote.
+        """
+        ...
+
+    @property
+    def reopened(self) -> int:
+        """
+        How often the file had been moved away or deleted, and was followed.
+        """
+        ...
+
+    @property
+    def recovered(self) -> int:
+        """
+        How often the file was not as its writers leave it.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsSpans(Protocol):
+    """
+    A sink that makes spans.
+    """
+
+    @property
+    def spans_open(self) -> int:
+        """
+        Operations whose span is still to come.
+        """
+        ...
+
+    @property
+    def spans(self) -> Mapping[str, int]:
+        """
+        How many spans there were so far, by what became of them.
+        """
+        ...
+
+
+def _written_bytes(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(sink, KeepsAudit):
+        yield (), sink.written_bytes
+
+
+def _reopens(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(sink, KeepsAudit):
+        yield ("moved",), sink.reopened
+        yield ("repaired",), sink.recovered
+
+
+def _spans_open(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(sink, KeepsSpans):
+        yield (), sink.spans_open
+
+
+def _spans(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(sink, KeepsSpans):
+        for result, number_of_them in sink.spans.items():
+            yield (result,), number_of_them
+
+
+SINK_INSTRUMENTS: tuple[SinkInstrument, ...] = (
+    SinkInstrument(
+        "harken_audit_written_bytes",
+        "counter",
+        "Bytes that were written to the audit log.",
+        {},
+        _written_bytes,
+    ),
+    SinkInstrument(
+        "harken_audit_reopens",
+        "counter",
+        "How often the audit log was found moved away and followed, or found damaged and repaired.",
+        {"reason": ("moved", "repaired")},
+        _reopens,
+    ),
+    SinkInstrument(
+        "harken_spans_open",
+        "gauge",
+        "Operations whose span is still to come.",
+        {},
+        _spans_open,
+    ),
+    SinkInstrument(
+        "harken_spans",
+        "counter",
+        "Spans, by what became of them.",
+        {"result": ("ended", "timeout", "abandoned", "no_start", "evicted", "lost")},
+        _spans,
+    ),
+)
+"""What sinks say about themselves."""

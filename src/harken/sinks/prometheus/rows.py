@@ -122,6 +122,24 @@ class BusInstrument:
     merge: Merge = "sum"
 
 
+@dataclass(frozen=True)
+class SinkInstrument:
+    """
+    A metric of a sink that says something about itself, read when metrics are collected.
+
+    Attributes:
+        labels: The closed set of each label's values.
+
+        read: Yields label values and number; nothing for a sink that has no such number.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, tuple[str, ...]]
+    read: Callable[[object], Iterable[tuple[tuple[str, ...], float]]]
+
+
 @functools.cache
 def field(name: str, *known: str) -> Label:
     """

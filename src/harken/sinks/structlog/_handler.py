@@ -12,7 +12,7 @@ from harken import JSON, Envelope, Event, Outcome
 from harken.errors import SettingsError
 from harken.sinks.structlog import _fields as names
 from harken.sinks.structlog._fields import LEVELS, Format, Thresholds, severity_number
-from harken.sinks.structlog._json import dumps
+from harken.sinks.structlog._json import attempt, dumps, unprintable
 from harken.sinks.structlog._output import FileOutput, Output, StreamOutput
 from harken.sinks.structlog._text import TextLines
 
@@ -80,6 +80,7 @@ class LogHandler:
         self._content = content
         self._service = {} if service_name is None else {names.SERVICE_NAME: service_name}
         self._thresholds = Thresholds(level, levels or {})
+        self._format: Format = format
         self._line = self._json_line if format == "json" else self._text_line
         self._text = TextLines()
         schema = {**self._service, names.SCHEMA_FIELD: names.SCHEMA}
@@ -94,16 +95,22 @@ class LogHandler:
         """
         Write the lines of *batch* in one call; events below their level leave no trace.
 
+        An event that cannot be read costs no other line: it has one with what can be, and a
+        marker such as ``[UNPRINTABLE:ValueError]`` for what cannot.
+
         Raises:
             OSError: The file or the stream cannot be written.
 
             ValueError: The stream, or this sink with its file, was closed.
         """
-        lines = [
-            self._line(envelope, level)
-            for envelope in batch
-            if (level := self._level(envelope)) is not None
-        ]
+        lines: list[str] = []
+        for envelope in batch:
+            level = self._level(envelope)
+            if level is not None:
+                line = attempt(self._line, envelope, level)
+                if isinstance(line, Exception):
+                    line = self._marked_line(envelope, level, line)
+                lines.append(line)
         if lines:
             self._output.write("".join(lines))
 
@@ -150,6 +157,27 @@ class LogHandler:
             f'"data":{envelope.encoded(content=self._content).decode()},{self._tail}}}\n'
         )
 
+    def _marked_line(self, envelope: Envelope[Event], level: str, error: Exception) -> str:
+        """
+        Return a line about *envelope* that holds nothing of what raised *error*.
+        """
+        about = f"{envelope.name.replace('.', ' ').replace('_', ' ')}: {unprintable(error)}"
+        data = attempt(envelope.data, content=self._content)
+        fields: dict[str, JSON] = {
+            names.TIMESTAMP: names.timestamp(envelope.time_ns),
+            **_what(envelope, level, about),
+            names.ERROR_TYPE: type(error).__name__,
+            "trace_id": envelope.trace_id,
+            "span_id": envelope.span_id,
+            "event.id": envelope.id,
+            names.DATA: unprintable(data) if isinstance(data, Exception) else data,
+            **self._service,
+            names.SCHEMA_FIELD: names.SCHEMA,
+        }
+        if self._format == "json":
+            return f"{dumps(fields).decode()}\n"
+        return f"{self._text(fields, coloured=self._output.coloured())}\n"
+
     def _head(self, envelope: Envelope[Event], level: str) -> str:
         """
         Return the members that all lines about the same resource and outcome share.
@@ -157,7 +185,7 @@ class LogHandler:
         key = (envelope.name, envelope.outcome, envelope.error_type, envelope.resource)
         head = self._heads.get(key)
         if head is None:
-            head = _remember(self._heads, key, _members(_what(envelope, level)))
+            head = _remember(self._heads, key, _members(_described(envelope, level)))
         return head
 
     def _scope(self, envelope: Envelope[Event]) -> str:
@@ -184,7 +212,7 @@ class LogHandler:
         """
         fields = {
             names.TIMESTAMP: names.timestamp(envelope.time_ns),
-            **_what(envelope, level),
+            **_described(envelope, level),
         }
         shared = {
             "trace_id": envelope.trace_id,
@@ -204,17 +232,23 @@ class LogHandler:
         return f"{self._text(fields, coloured=self._output.coloured())}\n"
 
 
-def _what(envelope: Envelope[Event], level: str) -> dict[str, JSON]:
+def _described(envelope: Envelope[Event], level: str) -> dict[str, JSON]:
+    return {
+        **_what(envelope, level, names.message_of(envelope)),
+        names.ERROR_TYPE: envelope.error_type,
+    }
+
+
+def _what(envelope: Envelope[Event], level: str, message: str) -> dict[str, JSON]:
     outcome = envelope.outcome
     return {
         names.LEVEL: level,
         names.SEVERITY_NUMBER: severity_number(LEVELS[level]),
-        names.MESSAGE: names.message_of(envelope),
+        names.MESSAGE: message,
         "event_name": envelope.name,
         "otel.event.name": envelope.name,
         names.LOGGER: LOGGER,
         "outcome": None if outcome is None else outcome.value,
-        names.ERROR_TYPE: envelope.error_type,
     }
 
 

@@ -36,17 +36,18 @@ def encode(fields: Mapping[str, object], redactor: Redactor) -> bytes:
     """
     Return *fields* as one redacted line of ASCII JSON, without the line end.
     """
-    line = _plain(fields)
+    line, rewritten = _plain(fields)
     if redactor.suspicious(line):
         line = orjson.dumps(redactor.tree(orjson.loads(line), {}))
-    return _ascii(line)
+    return _ascii(_bounded(line, rewritten=rewritten))
 
 
 def dumps(fields: Mapping[str, object]) -> bytes:
     """
     Return *fields*, which hold no secrets, as one line of ASCII JSON without the line end.
     """
-    return _ascii(_plain(fields))
+    line, rewritten = _plain(fields)
+    return _ascii(_bounded(line, rewritten=rewritten))
 
 
 def attempt(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
@@ -74,9 +75,9 @@ def unprintable(error: Exception) -> str:
     return f"[UNPRINTABLE:{type(error).__name__}]"
 
 
-def _plain(fields: Mapping[str, object]) -> bytes:
+def _plain(fields: Mapping[str, object]) -> tuple[bytes, bool]:
     """
-    Return *fields* as JSON text in UTF-8.
+    Return *fields* as JSON text in UTF-8, and whether they had to be rewritten for it.
 
     What is no JSON (NaN, an integer of more than 64 bits, a lone surrogate, a cycle, an object
     that cannot be shown) is replaced by text that says what it was.
@@ -84,11 +85,45 @@ def _plain(fields: Mapping[str, object]) -> bytes:
     try:
         line = orjson.dumps(fields, default=_nearer, option=_OPTIONS)
     except (TypeError, RecursionError):
-        return orjson.dumps(_Plain().value(fields))
+        return orjson.dumps(_Plain().value(fields)), True
     # orjson writes NaN and the infinities as null; more nulls than Nones give them away.
     if line.count(b"null") > sum(value is None for value in fields.values()):
-        return orjson.dumps(_Plain().value(fields))
-    return line
+        return orjson.dumps(_Plain().value(fields)), True
+    return line, False
+
+
+def _bounded(line: bytes, *, rewritten: bool) -> bytes:
+    """
+    Cut the texts and keys of a line that is long or strange.
+
+    Only when it is redacted: half a secret would not be found any more.
+    """
+    if len(line) <= MAX_TEXT and not rewritten:
+        return line
+    return orjson.dumps(_cut(orjson.loads(line)))
+
+
+def _cut(value: JSON) -> JSON:
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}[TRUNCATED:{len(value)}]"
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if isinstance(value, dict):
+        kept: dict[str, JSON] = {}
+        for key, item in value.items():
+            name = key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..."
+            kept[_unique(name, kept)] = _cut(item)
+        return kept
+    return value
+
+
+def _unique(name: str, taken: Mapping[str, JSON]) -> str:
+    """
+    Return *name*, or one like it: {1: ..., "1": ...} are two members, and stay two.
+    """
+    while name in taken:
+        name += "~"
+    return name
 
 
 def _ascii(line: bytes) -> bytes:
@@ -168,10 +203,7 @@ class _Plain:
         if isinstance(value, Mapping):
             plain: dict[str, JSON] = {}
             for key, item in list(cast("Mapping[object, object]", value).items()):
-                name = self._key(key)
-                # {1: ..., "1": ...} are two members, and stay two.
-                while name in plain:
-                    name += "~"
+                name = _unique(self._key(key), plain)
                 plain[name] = self.value(item)
             return plain
         if isinstance(value, (list, tuple)):
@@ -180,15 +212,16 @@ class _Plain:
 
     def _key(self, key: object) -> str:
         plain = self.value(key)
-        name = plain if isinstance(plain, str) else orjson.dumps(plain).decode()
-        return name if len(name) <= MAX_KEY else f"{name[:MAX_KEY]}..."
+        return plain if isinstance(plain, str) else orjson.dumps(plain).decode()
 
 
 def _text(text: str) -> str:
-    if not text.isascii():
-        # Lone surrogates have no UTF-8; U+FFFD is what Unicode keeps for that.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[TRUNCATED:{len(text)}]"
+    # Lone surrogates have no UTF-8; U+FFFD is what Unicode keeps for that.
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
 def _integer(value: int) -> JSON:
