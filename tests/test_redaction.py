@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import statistics
 import string
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, strategies as st
@@ -287,8 +291,10 @@ def test_known_kinds(redactor: Redactor, name: str) -> None:
         assert redactor.suspicious(line(value))
         (found,) = redactor.tree(value, counts)["note"]
         assert None is leaked(found, secret)
-        # A variable on its own is known by its name.
-        assert f"[REDACTED:{kind}]" in found or "=[REDACTED:key]" in found
+        # A variable or a JSON text on its own is known by its names.
+        assert f"[REDACTED:{kind}]" in found or re.search(
+            r'=\[REDACTED:key]|": "\[REDACTED:key]', found
+        )
         assert sum(counts.values()) == found.count("[REDACTED:")
 
 
@@ -350,6 +356,81 @@ def test_secret_as_a_key(redactor: Redactor) -> None:
 
     assert {"[REDACTED:github_token]": 1} == redacted(redactor, {secret: 1})
 
+    two = {SECRETS["github p"][1]: 1, SECRETS["github o"][1]: 2}
+    assert {"[REDACTED:github_token]": 1, "[REDACTED:github_token]~": 2} == redacted(redactor, two)
+
+
+KEY, FLAG = "[REDACTED:key]", "[REDACTED:flag]"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"name": "X-Token", "value": "v"}, {"name": "X-Token", "value": KEY}),
+        ({"value": "v", "key": "DB_PASS"}, {"value": KEY, "key": "DB_PASS"}),
+        ({"name": "X-Token", "value": None}, {"name": "X-Token", "value": None}),
+        ({"name": "color", "value": "v"}, {"name": "color", "value": "v"}),
+        ([["Cookie", "v"], ["Accept", "*/*"]], [["Cookie", KEY], ["Accept", "*/*"]]),
+        ([["password", "token"], "x"], [["password", "token"], "x"]),
+        (["password", "token"], ["password", "token"]),
+        (["run", "--pin-token", 1234, "-v"], ["run", "--pin-token", FLAG, "-v"]),
+        (["run", "--next-token", "v"], ["run", "--next-token", "v"]),
+        (["run", "--password", ["v"]], ["run", "--password", ["v"]]),
+        ("DB_PASSWORD=correct horse battery", f"DB_PASSWORD={KEY}"),
+        ("--password=correct horse", f"--password={FLAG}"),
+        ("PASSWORD=none", "PASSWORD=none"),
+        ({"password": {"type": "plain", "value": "v"}}, {"password": KEY}),
+        ({"password": {"type": "string", "default": "v"}}, {"password": KEY}),
+        ({"token": {"$ref": "#/a", "title": "A"}}, {"token": {"$ref": "#/a", "title": "A"}}),
+        ({"token": {"anyOf": [{"type": "null"}]}}, {"token": {"anyOf": [{"type": "null"}]}}),
+        ({"pwd": "/home/me", "OLDPWD": "~"}, {"pwd": "/home/me", "OLDPWD": "~"}),
+        ('{"credentials": {"a": "b"}}', f'{{"credentials": "{KEY}"}}'),
+        (
+            '{"a":{"token":"v","token":1}}',
+            '{"a":{"token":"[REDACTED:assignment]","token":"[REDACTED:assignment]"}}',
+        ),
+        ('["--token","v"]', f'["--token","{FLAG}"]'),
+        (r'["{\"pwd\": \"\u00e9\"}", 1.50]', rf'["{{\"pwd\": \"{KEY}\"}}", 1.5]'),
+        ('{"a": 1.50,  "b": "password"}', '{"a": 1.50,  "b": "password"}'),
+        (
+            "args {'credentials': ['a]', \"b'\"], 'n': 1}",
+            "args {'credentials': '[REDACTED:assignment]', 'n': 1}",
+        ),
+        ("cut {'credentials': ['a', {'b': 'c'}, ", "cut {'credentials': '[REDACTED:assignment]'"),
+        ("a {'token': {'type': 'string'}}", "a {'token': {'type': 'string'}}"),
+        ("a {'token': b'v'}", "a {'token': b'[REDACTED:assignment]'}"),
+        ("a {'value': 'v', 'name': 'jwt'}", "a {'value': '[REDACTED:assignment]', 'name': 'jwt'}"),
+        ("a {'value': 'v', 'name': 'x'}, token", "a {'value': 'v', 'name': 'x'}, token"),
+        ("a {'name': 'jwt', 'value': 'v'}", "a {'name': 'jwt', 'value': '[REDACTED:assignment]'}"),
+        ("a [('jwt', 'v'), ('a', 'b')]", "a [('jwt', '[REDACTED:assignment]'), ('a', 'b')]"),
+        ("a ['--token', 'v', '-x']", f"a ['--token', '{FLAG}', '-x']"),
+        ("a ['--token', '--user']", "a ['--token', '--user']"),
+        ("a ['TOKEN=b c', 'd']", "a ['TOKEN=b c', 'd']"),
+        ("a ['TOKEN=bcdefgh i', 'd']", "a ['TOKEN=[REDACTED:assignment]', 'd']"),
+        ("a 'TOKEN=bcdefgh; X=1' b", "a 'TOKEN=[REDACTED:assignment]; X=1' b"),
+        ("\u0130\u0130 token = abcdefgh", "\u0130\u0130 token = [REDACTED:assignment]"),
+        ("token: " + "a" * 20, "token: [REDACTED:assignment]"),
+        ("token: " + "a" * 19, "token: " + "a" * 19),
+        ("token: https://docs.example/reference", "token: https://docs.example/reference"),
+        ("secret: 'a\\'b' c", "secret: '[REDACTED:assignment]' c"),
+        ('secret: "a\nb', 'secret: "[REDACTED:assignment]\nb'),
+    ],
+)
+def test_places(redactor: Redactor, given: JSON, expected: JSON) -> None:
+    """
+    Headers, environments, command lines, JSON and Python's own notation are understood.
+    """
+    assert expected == redacted(redactor, given)
+
+
+def test_deep_json() -> None:
+    """
+    JSON in a text that is nested more deeply than Python recurses is a text like any other.
+    """
+    text = "[" * 100_000 + '"password=abcdefgh"' + "]" * 100_000
+
+    assert '"password=[REDACTED:assignment]"' in Redactor().text(text)
+
 
 def test_whole_jwt(redactor: Redactor) -> None:
     """
@@ -377,6 +458,25 @@ JSON_VALUES = st.recursive(
 )
 AROUND = st.text(st.sampled_from("ab_-.:=/@\"'\\\n\t\x00\u00e9 "), max_size=4)
 
+PIECES = st.sampled_from(
+    [
+        *("token", "password", "api_key", "--secret", "auth", "PASS", "_KEY", "value", "name"),
+        *("=", ":", " ", '"', "'", "\\", "\n", ",", ";", "&", "{", "}", "[", "]", "://", "@", "."),
+        *("abc", "x1", "12345678", "-", "None", "type", "string", "bearer ", "cookie: ", "$", "b"),
+        *("abcdefgh12345678", "[REDACTED:key]", "ey" + "J", "a" * 20, "\u0130", "\u00e9"),
+    ]
+)
+NESTINGS: list[Callable[[str], str]] = [
+    str,
+    repr,
+    json.dumps,
+    lambda text: json.dumps({"a": [text]}),
+    lambda text: json.dumps([json.dumps({"a": text})]),
+    lambda text: f"got {json.dumps({'a': json.dumps([text])})}",
+    lambda text: f"got { ({'a': [text]})!r}",
+    lambda text: f"got { ({'a': json.dumps([text])})!r}",
+]
+
 
 class TestLaws:
     @given(JSON_VALUES)
@@ -390,6 +490,32 @@ class TestLaws:
         assert clean == fast.tree(value, {})
         for redactor in (plain, fast):
             assert redactor.suspicious(line(value)) or clean == value
+        assert clean == redacted(plain, value) == redacted(fast, value)
+
+    @given(st.lists(PIECES, max_size=12).map("".join))
+    @example("token=valuetoken ")
+    def test_both_engines_see_the_same(self, text: str) -> None:
+        """
+        In texts of the pieces that secrets are made of, both engines leave the same.
+        """
+        counts: dict[str, int] = {}
+        clean = Redactor(engine="python").text(text, counts)
+
+        for engine in ("python", "re2"):
+            assert [clean] == redacted(Redactor(engine=engine), [text])
+        counts = {}
+        assert clean == Redactor().text(clean, counts)
+        assert {} == counts
+
+    @given(st.sampled_from(sorted(SECRETS)), st.sampled_from(NESTINGS), AROUND, AROUND)
+    def test_nothing_is_left(self, name: str, nest: Callable[[str], str], a: str, b: str) -> None:
+        """
+        However often a secret is put into JSON or Python's notation, nothing of it is left.
+        """
+        _, secret = SECRETS[name]
+        (clean,) = redacted(Redactor(), [nest(f"{a} {secret} {b}")])
+
+        assert None is leaked(clean, secret)
 
     @given(st.sampled_from(sorted(SECRETS)), AROUND, AROUND)
     @example("cookie", "", "\u00e9")
@@ -446,6 +572,14 @@ class TestSettings:
         assert {"badge": "[REDACTED:key]", "b": 1} == redacted(redactor, {"badge": "x", "b": 1})
         assert not redactor.suspicious(b'{"b":1}')
 
+    def test_own_key_in_capitals(self) -> None:
+        """
+        A name of one's own is found in any case, also of letters that bytes do not know.
+        """
+        redactor = Redactor(keys=["contrase\u00f1a"])
+
+        assert {"CONTRASE\u00d1A": "[REDACTED:key]"} == redacted(redactor, {"CONTRASE\u00d1A": "x"})
+
     def test_allowed(self) -> None:
         """
         Names and values that are known to be none stay.
@@ -475,13 +609,17 @@ class TestSettings:
             ({"patterns": {"mine": "("}}, "the pattern 'mine' is malformed"),
             ({"patterns": {"my own": "x"}}, "must be one word, not 'my own'"),
             ({"engine": "perl"}, "engine='perl' is unknown; use auto, re2 or python"),
+            ({"patterns": {"mine": "a*"}}, "the pattern 'mine' matches the empty text"),
+            ({"hash_key": b"short"}, "hash_key has 5 bytes, 5 of them different; use at least 16"),
+            ({"hash_key": b"ab" * 16}, "hash_key has 32 bytes, 2 of them different"),
+            ({"hash_key": "text" * 8}, "hash_key must be bytes, not str"),
         ],
     )
     def test_malformed(self, options: dict[str, object], message: str) -> None:
         """
         A malformed rule is named.
         """
-        with pytest.raises(RedactionError, match=message.replace("(", r"\(")):
+        with pytest.raises(RedactionError, match=re.escape(message)):
             Redactor(**options)  # type: ignore[arg-type]
 
     def test_without_re2(self, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
@@ -509,16 +647,20 @@ class TestSettings:
 @pytest.mark.parametrize(
     "piece",
     [
-        "-ey" + "J",
-        "password=",
-        "://a:",
-        "key",
-        "bearer ",
-        "-----",
-        "x_",
-        "cookie: a",
-        "token\\",
-        "=",
+        *("-ey" + "J", "ey" + "Jaaaaaaaaaa.", "password=", 'password="', "://a:", "key", "bearer "),
+        *(
+            "-----",
+            "x_",
+            "cookie: a",
+            "token\\",
+            "=",
+            "token:",
+            "api.....",
+            "passWord",
+            "--a-token ",
+        ),
+        *("://a:b@@@", "authorization: basic ", "secret=a,b", "A_TOKEN=b;", '"A_TOKEN=b;'),
+        *('{"token":[', "{'token':{'type':'string'},", "'value':'a',", "[['token','", '["'),
     ],
 )
 def test_hostile_text_costs_no_more_than_its_length(engine: str, piece: str) -> None:
@@ -527,19 +669,28 @@ def test_hostile_text_costs_no_more_than_its_length(engine: str, piece: str) -> 
     """
     redactor = Redactor(engine=engine)  # type: ignore[arg-type]
 
-    def cost(size: int) -> float:
-        text = piece * (size // len(piece))
-        raw = line([text])
-        best = float("inf")
-        for _ in range(3):
-            begin = time.perf_counter()
-            redactor.text(text)
-            redactor.suspicious(raw)
-            best = min(best, time.perf_counter() - begin)
-        return best
+    def cost(text: str) -> float:
+        begin = time.perf_counter()
+        redacted(redactor, [text])
+        return time.perf_counter() - begin
 
-    cost(1000)
-    small, large = cost(50_000), cost(200_000)
+    def ratio() -> float:
+        # In turn, so that whatever else the machine does slows down both.
+        small, large = (piece * (size // len(piece)) for size in (25_000, 100_000))
+        pairs = [(cost(small), cost(large)) for _ in range(5)]
+        return statistics.median(b for _, b in pairs) / statistics.median(a for a, _ in pairs)
 
-    # Quadratic work would be sixteen; noise gets the room in between, and twenty milliseconds.
-    assert large < 11 * max(small, 0.02)
+    # Quadratic work would be sixteen; noise gets the room in between, and another chance.
+    assert any(ratio() < 10 for _ in range(4))
+
+
+def test_routes() -> None:
+    """
+    No secret gets out through any of the routes; a share of what the script there sends.
+    """
+    script = Path(__file__).with_name("faults") / "secret_routes.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "23"], capture_output=True, text=True, check=False
+    )
+
+    assert (0, "0 leaks") == (done.returncode, done.stdout.splitlines()[-1])

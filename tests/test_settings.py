@@ -4,6 +4,7 @@ Settings and `configure()`: where they come from, what they build, and what is r
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from harken.errors import (
     SettingsError,
     UnknownEventError,
 )
+from harken.redaction import Redactor
 from harken.testing import Captured
 
 
@@ -147,6 +149,17 @@ class TestSources:
             ({"HARKEN_TRACES": "jaeger"}, {}, "'jaeger' is unknown; use off, console, file:PATH"),
             ({"HARKEN_TRACES": "file:"}, {}, "names no file"),
             (
+                {"HARKEN_REDACTION_PATTERNS": "mine=("},
+                {},
+                "HARKEN_REDACTION_PATTERNS: redaction_patterns: the pattern 'mine' is malformed",
+            ),
+            (
+                {"HARKEN_REDACTION_PATTERNS": "mine=a{2,3}"},
+                {},
+                "the name of a pattern must be one word, not '3}'",
+            ),
+            ({}, {"redaction_patterns": {"mine": "x*"}}, "'mine' matches the empty text"),
+            (
                 {"HARKEN_CAPTURE_CONTENT": "pictures"},
                 {},
                 "use arguments, result, text, thinking, messages",
@@ -161,6 +174,33 @@ class TestSources:
         with pytest.raises(SettingsError) as caught:
             Settings.load(environ=environ, **given)
         assert message in str(caught.value)
+
+    def test_redaction(self, tmp_path: Path) -> None:
+        """
+        What is a secret can be said in a file, in the environment and by keyword.
+        """
+        config = tmp_path / "harken.toml"
+        config.write_text(
+            "redaction_names = [\"badge\"]\n[redaction_patterns]\nticket = 'T-\\d{4,6}'\n"
+        )
+        settings = Settings.load(
+            environ={
+                "HARKEN_CONFIG": str(config),
+                "HARKEN_REDACTION_ALLOW_NAMES": "resume_token, page_secret",
+                "HARKEN_REDACTION_HASH_KEY_PATH": "/run/secrets/key",
+            },
+            redaction_allow_values=["changeme"],
+        )
+
+        assert ({"ticket": r"T-\d{4,6}"}, ("badge",), "/run/secrets/key") == (
+            settings.redaction_patterns,
+            settings.redaction_names,
+            settings.redaction_hash_key_path,
+        )
+        assert (("resume_token", "page_secret"), ("changeme",)) == (
+            settings.redaction_allow_names,
+            settings.redaction_allow_values,
+        )
 
     def test_none_is_an_answer(self) -> None:
         """
@@ -674,3 +714,121 @@ class TestSigterm:
 
 assert os.name == "posix"
 assert sys.version_info >= (3, 11)
+
+
+class TestRedaction:
+    def run(self, folder: Path, **settings: Any) -> tuple[Bus, str]:
+        bus = harken.configure(
+            audit_jsonl_path=folder / "audit.jsonl", log=False, metrics=False, **settings
+        )
+        arguments = {"badge": "b-1", "token": "t-1", "password": "changeme", "note": "T-12345"}
+        bus.publish(ToolStarted(tool_name="door", arguments=arguments))
+        bus.flush()
+        (record,) = (r for r in lines(folder / "audit.jsonl") if r["event_type"] == "tool.started")
+        return bus, json.dumps([record["metadata"]["arguments"], record.get("redacted")])
+
+    def test_rules(self, tmp_path: Path) -> None:
+        """
+        Names, patterns and what is allowed change what is taken out of events.
+        """
+        bus, record = self.run(
+            tmp_path,
+            redaction_names=["Badge"],
+            redaction_patterns={"ticket": r"T-\d{4,6}"},
+            redaction_allow_names=["token"],
+            redaction_allow_values=["changeme"],
+        )
+        bus.close()
+
+        expected = {
+            "badge": "[REDACTED:key]",
+            "token": "t-1",
+            "password": "changeme",
+            "note": "[REDACTED:ticket]",
+        }
+        assert json.dumps([expected, {"key": 1, "ticket": 1}]) == record
+
+    def test_hash_key(self, tmp_path: Path) -> None:
+        """
+        With a key in a file, the same secret gets the same mark in every process.
+        """
+        key = tmp_path / "key"
+        key.write_bytes(b"  0123456789abcdef0123456789abcdef\n")
+        marks = set()
+        for name in ("one", "two"):
+            folder = tmp_path / name
+            bus, record = self.run(folder, redaction_hash_key_path=key)
+            bus.close()
+            marks.add(json.loads(record)[0]["password"])
+
+        digest = hmac.digest(b"0123456789abcdef0123456789abcdef", b"changeme", "sha256")
+        assert {f"[HMAC:{digest.hex()[:12]}]"} == marks
+
+    def test_the_bus_keeps_its_own(self, tmp_path: Path) -> None:
+        """
+        A redactor that the bus was made with stays, when the settings say nothing of redaction.
+        """
+        bus = Bus(redaction=Redactor(keys=["badge"]))
+        heard = bus.attach(Captured())
+        harken.configure(bus, audit=False, log=False, metrics=False)
+        bus.publish(ToolStarted(tool_name="door", arguments={"badge": "b-1"}))
+        bus.close()
+
+        sink = heard.sink
+        assert isinstance(sink, Captured)
+        assert {"badge": "[REDACTED:key]"} == sink.envelopes[0].data()["arguments"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "No such file or directory; name a readable file that holds the key"),
+            (b"", "hash_key has 0 bytes, 0 of them different; use at least 16 random ones"),
+            (b"too short\n", "hash_key has 9 bytes"),
+            (b"a" * 64, "hash_key has 64 bytes, 1 of them different"),
+        ],
+    )
+    def test_bad_key(self, tmp_path: Path, content: bytes | None, message: str) -> None:
+        """
+        A key that cannot be used is named with its path, and nothing is changed.
+        """
+        path = tmp_path / "key"
+        if content is not None:
+            path.write_bytes(content)
+        bus = Bus()
+        with pytest.raises(SettingsError) as caught:
+            harken.configure(
+                bus, audit_jsonl_path=tmp_path / "audit.jsonl", redaction_hash_key_path=path
+            )
+
+        assert f"redaction_hash_key_path={path}: {message}" in str(caught.value)
+        assert () == bus.subscriptions
+        assert not (tmp_path / "audit.jsonl").exists()
+
+    @pytest.mark.parametrize("kind", ["folder", "fifo", "empty"])
+    def test_no_file(self, tmp_path: Path, kind: str) -> None:
+        """
+        What is no regular file is refused without waiting for it.
+        """
+        path = tmp_path / "key"
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "fifo":
+            os.mkfifo(path)
+        with pytest.raises(SettingsError, match="is no regular file"):
+            harken.configure(redaction_hash_key_path="" if kind == "empty" else path)
+
+    def test_application(
+        self, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        """
+        The application's own log calls are redacted by the same rules.
+        """
+        code = textwrap.dedent("""
+            import logging, harken
+            harken.configure(audit=False, metrics=False, log_application=True)
+            logging.getLogger("app").warning("open with T-12345, badge=%s", "b-1")
+        """)
+        done = run_python(code, env={"HARKEN_REDACTION_PATTERNS": r"ticket=T-\d+"})
+
+        assert "open with [REDACTED:ticket], badge=b-1" in done.stderr
+        assert "T-12345" not in done.stderr

@@ -20,6 +20,25 @@ Feature: Secrets do not leave the process
         | An AWS access key     | note     | use AKIAIOSFODNN7EXAMPLE for it                    | AKIAIOSFODNN7EXAMPLE                     | aws_access_key |
         | A GitHub token        | note     | ghp_a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2           | ghp_a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2 | github_token   |
         | A JSON web token      | note     | eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTYifQ.c2lnbg | eyJzdWIiOiIxMjM0NTYifQ                   | jwt            |
+        | A password in a URL   | url      | postgresql://app:p4ss-w0rd-9@db/x                  | p4ss-w0rd-9                              | url_credentials |
+        | A token in JSON       | body     | {'token': 'zxcv-qwer-asdf'}                        | zxcv-qwer-asdf                           | assignment     |
+        | The value of a flag   | command  | deploy --api-key q1w2e3r4t5                        | q1w2e3r4t5                               | flag           |
+
+  Rule: A secret can be followed without being known
+
+    Scenario: The same secret leaves the same mark
+      Given a file "redaction.key" with a random key
+      And HARKEN_REDACTION_HASH_KEY_PATH is "redaction.key"
+      And an agent with an audit log
+      When the agent calls a tool with the argument "password" set to "correct-horse-battery"
+      And the agent calls a tool with the argument "token" set to "correct-horse-battery"
+      Then "correct-horse-battery" is in no record, and "password" and "token" show the same mark
+
+    Scenario: A key that is too short is refused
+      Given a file "redaction.key" with the key "abc"
+      And HARKEN_REDACTION_HASH_KEY_PATH is "redaction.key"
+      When an agent with an audit log at "audit.jsonl" is configured
+      Then that is refused with "hash_key has 3 bytes"
 
   Rule: What only sounds like a secret stays
 

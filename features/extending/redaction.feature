@@ -19,3 +19,22 @@ Feature: Secrets of your own
         """
         {'note': 'open with [REDACTED:badge]'} {'badge': 1}
         """
+
+  Rule: The operator adds to it without a line of code
+
+    Scenario: A name that only the operator knows is taken out, and one that is harmless stays
+      Given HARKEN_REDACTION_NAMES is "badge"
+      And HARKEN_REDACTION_ALLOW_NAMES is "resume_secret"
+      When the author runs
+        """
+        import harken
+        from harken.catalog import ToolStarted
+
+        bus = harken.configure(audit=False, metrics=False, log=False)
+        bus.subscribe(lambda envelope: print(envelope.data()["arguments"]))
+        bus.publish(ToolStarted(tool_name="door", arguments={"badge": "b-17", "resume_secret": "page 2"}))
+        """
+      Then the program prints
+        """
+        {'badge': '[REDACTED:key]', 'resume_secret': 'page 2'}
+        """

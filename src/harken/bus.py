@@ -10,17 +10,22 @@ import logging
 import sys
 import threading
 import time as time_
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from harken._process import hold, release, watch
 from harken.delivery import (
+    SAMPLED,
     Delivery,
     FlushReport,
     Inline,
     Marker,
+    Measure,
+    Observer,
     Overflow,
     Sink,
     SupportsAttached,
@@ -141,6 +146,7 @@ class Bus:
         self._closer: int | None = None
         self._report = FlushReport({})
         self._late = 0
+        self._observers: tuple[weakref.ref[Observer], ...] = ()
         watch(self)
 
     def __repr__(self) -> str:
@@ -216,6 +222,8 @@ class Bus:
             failures = dispatch.to_handlers(route, envelope)
             if failures:
                 errors = [*(errors or ()), *failures]
+        if self._observers and not envelope.seq % SAMPLED and time is None:
+            self.measured("publish", "", (mint.time_ns() - envelope.time_ns) / 1e9)
         if errors:
             raise_for(envelope, errors)
         return envelope
@@ -234,6 +242,34 @@ class Bus:
         if describe(event).is_start:
             return self._operations.publish_start(event, options)
         return self._operations.publish_end(event, options)
+
+    def observe(self, observer: Observer, /) -> None:
+        """
+        Tell *observer* how long publishing and writing take; it is not kept alive by this.
+
+        What happens within `publish()` is sampled: one in `SAMPLED` calls.
+        """
+        with self._lock:
+            alive = [one for one in self._observers if one() is not None]
+            self._observers = (*alive, weakref.ref(observer))
+
+    def measured(self, what: Measure, sink: str, seconds: float) -> None:
+        """
+        Tell all observers of one measurement.
+        """
+        for reference in self._observers:
+            observer = reference()
+            if observer is not None:
+                # An observer that fails is no reason for anything else to fail.
+                with suppress(Exception):
+                    observer.measured(what, sink, max(seconds, 0.0))
+
+    @property
+    def is_observed(self) -> bool:
+        """
+        Whether anybody wants to know how long things take.
+        """
+        return bool(self._observers)
 
     @property
     def is_closed(self) -> bool:

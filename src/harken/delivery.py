@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 Delivery: TypeAlias = Literal["inline", "worker", "isolated", "loop"]
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "block", "raise"]
 
+Measure: TypeAlias = Literal["publish", "write", "lag", "sync"]
+
+SAMPLED = 64
+"""Of so many calls within `Bus.publish()` one is measured."""
+
 BATCH = 256
 """Envelopes in one call of `Sink.write()` at most: about 1 ms of work under the interpreter
 lock."""
@@ -106,6 +111,26 @@ class SupportsAfterFork(Protocol):
     def after_fork(self) -> None:
         """
         Renew locks, files and threads; called in the child, before anything is written there.
+        """
+        ...
+
+
+class Observer(Protocol):
+    """
+    Whoever wants to know how long things take; see `Bus.observe()`.
+    """
+
+    def measured(self, what: Measure, sink: str, seconds: float, /) -> None:
+        """
+        Take note of one measurement, on whatever thread made it.
+
+        Args:
+            what:
+                ``publish`` (one call of `Bus.publish()`), ``write`` (one call of `Sink.write()`),
+                ``lag`` (the age of the oldest event of a batch as it is written) or ``sync`` (one
+                confirmation by the disk).
+
+            sink: The subscription's name; empty for ``publish``.
         """
         ...
 

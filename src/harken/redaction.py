@@ -175,7 +175,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "auth_header",
         ("authorization",),
-        r"(?i:authorization)(?:\\{0,7}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,7}[\"'])?"
+        r"(?i:authorization)(?:\\{0,31}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,31}[\"'])?"
         r"(?i:bearer|basic|token|negotiate|apikey|ntlm)[ \t]{1,4}"
         r"(?P<v>(?![$<*\[{(%])[^\s\"',;\\]++)",
         r"(?i:authorization)",
@@ -183,9 +183,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "auth_header",
         ("authorization",),
-        r"(?i:authorization)(?:\\{0,7}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,7}[\"'])?"
+        r"(?i:authorization)(?:\\{0,31}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,31}[\"'])?"
         r"(?i:digest|hawk|hmac|oauth|signature|aws4-[a-z0-9-]{1,30})[ \t]{1,4}"
-        r"(?P<v>(?![$<*\[{(%])[^\r\n\\]++)",
+        r"(?P<v>(?![$<*\[{(%])[^\r\n]++)",
         r"(?i:authorization)",
     ),
     Rule(
@@ -243,7 +243,7 @@ _NEXT_SETTING = re.compile(
     r"(?:[&;,]\s{0,3}|\n\s{0,3}(?:export )?)[A-Za-z_][A-Za-z0-9_ ]{0,60}=|\s--?[A-Za-z]"
     r"|\[(?:REDACTED|HMAC):"
 )
-_OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{0,64}", re.ASCII)
+_OPTION = re.compile(r"--?[A-Za-z_][A-Za-z0-9_.-]{0,64}", re.ASCII)
 _PATH = re.compile(r"[~./]|[A-Za-z]:\\")
 
 # In a text: the end of a name, from one of `_NAME_LITERALS` on, what its value is assigned with,
@@ -254,8 +254,9 @@ _SETTING = re.compile(
     r"|KEY(?<=_KEY)|PASS(?<=_PASS))"
     r"|(?i:tokens?|credentials?|cookies?|jwt|[cx]srf|authorization|auth(?<![a-z0-9]auth)))"
     rf"(?i:[_-]?(?:{'|'.join(sorted(_FORMS))}))?(?:[_-]?\d{{1,4}})?)"
-    r"(?:(?P<close>\\{0,7}[\"'`])?\s{0,3}(?P<sign>=>|:=|[:=])\s{0,3}|[ ]{1,4})"
-    r"(?P<quote>\\{0,7}[\"'`])?",
+    r"(?:(?P<close>\\{0,31}[\"'`])?\s{0,3}(?P<sign>=>|:=|[:=]|,"
+    r"(?:\s{0,3}\\{0,31}[\"'][Vv]alue\\{0,31}[\"']\s{0,3}:)?)\s{0,3}|[ ]{1,4})"
+    r"(?:[bBrRuUfF]{1,2}(?=[\"']))?(?P<quote>\\{0,31}[\"'`])?",
     re.ASCII,
 )
 _NAME_LITERALS = (
@@ -266,8 +267,25 @@ _TO_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
 # Unquoted, it goes on to what ends it in a shell, a query, a connection string or JSON.
 _BARE = re.compile(
     r"(?:\[(?:REDACTED:\w{1,64}|HMAC:[0-9a-f]{12})\]|(?![{\[(`\\]))"
-    r"(?:[^\s\"',;&}\\]|[,;&}](?!\s|[\"'\]})\\]|\Z|[\w. -]{1,40}[=:])|\\(?!\\{0,7}[\"']))++",
+    r"(?:[^\s\"',;&}\\]|[,;&}](?!\s|[\"'\]})\\]|\Z|[\w.-]{1,40}[=:]|(?<=;)[\w. -]{1,40}=)"
+    r"|\\(?!\\{0,31}[\"']))++",
     re.ASCII,
+)
+# What stands before the first half of a pair, and before a setting that is quoted as a whole.
+_PAIR = re.compile(r"[\[(,]\s{0,3}[\[(]\s{0,3}\\{0,31}[\"']\Z")
+_OPENING = re.compile(r"\\{0,31}[\"']\Z")
+_BRACKETS = re.compile(
+    r"[\[\]{}()]|(?<!\\)\"(?:[^\"\\]|\\.)*+\"|(?<![\\\w])'(?:[^'\\]|\\.)*+'", re.DOTALL
+)
+# Nothing, a template, or a JSON Schema.
+_QUOTE = r"\\{0,31}[\"']"
+_NO_SECRETS = re.compile(
+    rf"[\[{{(]\s*[\]}})]|\{{\{{|\{{\s{{0,3}}{_QUOTE}(?:type|anyOf|\$ref|title){_QUOTE}\s{{0,3}}:\s{{0,3}}"
+    rf"(?:{_QUOTE}(?:array|boolean|integer|null|number|object|string){_QUOTE}|\[)"
+)
+_REVERSED = re.compile(
+    rf"[\"'][Vv]alue{_QUOTE}\s{{0,3}}:\s{{0,3}}b?{_QUOTE}(?P<v>[^\"'\\]++){_QUOTE}\s{{0,3}},\s{{0,3}}"
+    rf"{_QUOTE}(?i:name|key|header){_QUOTE}\s{{0,3}}:\s{{0,3}}{_QUOTE}(?P<name>[\w.-]{{1,128}}){_QUOTE}"
 )
 _CODE = re.compile(r"[a-z_]{2,40}(?:\.[a-z_]{1,40}){0,8}[(\[]")
 _NO_VALUES = frozenset(
@@ -279,6 +297,8 @@ _NO_VALUES = frozenset(
 )
 _TRAILING = ".,:;!?)"
 _DIGIT = re.compile("[0-9]")
+# What stands behind "token:" and is no word.
+_TOKEN = re.compile(r"[A-Za-z0-9_+/=.-]{20}|(?=\D{0,64}\d)\S{16}", re.ASCII)
 _LINE = re.compile(r"[^\r\n]*+")
 _IN_NAMES = string.ascii_letters + string.digits + "_.-"
 _NAME_BYTES = _IN_NAMES.encode()
@@ -336,9 +356,12 @@ def is_secret_name(name: str) -> bool:
         owner = last.rpartition("key")[0]
         if owner.endswith(_KEY_OWNERS) if owner else before in _KEY_OWNERS:
             return True
-        return _CAPITALS.fullmatch(name) is not None and (owner or before) not in _HARMLESS_KEYS
+        return (
+            _CAPITALS.fullmatch(name.lstrip("-")) is not None
+            and (owner or before) not in _HARMLESS_KEYS
+        )
     if last == "pass":
-        return _CAPITALS.fullmatch(name) is not None
+        return _CAPITALS.fullmatch(name.lstrip("-")) is not None
     if before.endswith("pass") and last in ("word", "words", "wd", "phrase", "code"):
         return True
     return last in _WORDS or last.endswith(_STRONG_WORDS) or words == ["auth"]
@@ -497,6 +520,10 @@ class Redactor:
     def _text(self, text: str, counts: dict[str, int], levels: int) -> str:
         if text in self._allow:
             return text
+        if levels and text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
+            rewritten = self._json(text, counts, levels - 1)
+            if rewritten is not None:
+                return rewritten
         found: dict[str, int] = {}
         clean = self._patterns(text, found)
         whole = _WHOLE.fullmatch(text)
@@ -507,8 +534,6 @@ class Redactor:
                 kind = "flag" if whole["name"].startswith("-") else "key"
                 return f"{whole['name']}={self._mask(whole['v'], kind, counts)}"
         _add(counts, found)
-        if levels and clean[:1] in ("{", "[") and clean[-1:] in ("}", "]"):
-            return self._json(clean, counts, levels - 1)
         return clean
 
     def _patterns(self, text: str, counts: dict[str, int]) -> str:
@@ -518,22 +543,31 @@ class Redactor:
                 text = self._replace(pattern, kind, text, counts)
         for kind, pattern in self._own:
             text = self._replace(pattern, kind, text, counts)
+        if "value" in lowered:
+            text = _REVERSED.sub(lambda match: self._named_value(match, counts), text)
         return self._assignments(text, counts)
 
-    def _json(self, text: str, counts: dict[str, int], levels: int) -> str:
+    def _named_value(self, match: re.Match[str], counts: dict[str, int]) -> str:
+        if not self._is_secret(match["name"], match["v"]):
+            return match[0]
+        begin, end = match.start("v") - match.start(), match.end("v") - match.start()
+        return match[0][:begin] + self._mask(match["v"], "assignment", counts) + match[0][end:]
+
+    def _json(self, text: str, counts: dict[str, int], levels: int) -> str | None:
         """
-        Return *text*, which may be JSON itself, without what only its structure tells.
+        Return *text*, which looks like JSON, without its secrets; None when it is no JSON.
         """
         found: dict[str, int] = {}
         try:
-            tree = self._tree(json.loads(text), found, levels)
+            tree = self._tree(json.loads(text, object_pairs_hook=_members), found, levels)
+            # What stays is the author's, to the last space.
             if not found:
                 return text
             separators = (", ", ": ") if '": ' in text else (",", ":")
             rewritten = json.dumps(tree, ensure_ascii=text.isascii(), separators=separators)
         except (ValueError, RecursionError):
-            # No JSON, or more deeply nested than Python recurses.
-            return text
+            # Or a name stands there twice, or it is more deeply nested than Python recurses.
+            return None
         _add(counts, found)
         return rewritten
 
@@ -552,7 +586,11 @@ class Redactor:
             if end:
                 begin = setting.end()
                 kind = "flag" if front.startswith("-") else "assignment"
-                kept += (text[done:begin], self._mask(text[begin:end], kind, counts))
+                mark = self._mask(text[begin:end], kind, counts)
+                if setting["close"] is not None and not setting["quote"]:
+                    # It was a number or a list; with quotes, JSON stays JSON.
+                    mark = f"{setting['close']}{mark}{setting['close']}"
+                kept += (text[done:begin], mark)
                 done = end
         return "".join((*kept, text[done:])) if kept else text
 
@@ -562,21 +600,26 @@ class Redactor:
         """
         begin, is_flag = setting.end(), front.startswith("-")
         # Words stand in front of each other all the time; only behind a flag is that a value.
-        if setting["sign"] is None and not is_flag:
+        sign = setting["sign"]
+        if sign is None and not is_flag:
+            return 0
+        if sign == "," and not is_flag and not _is_pair(text, setting, front):
             return 0
         sure = is_flag or setting["strong"] is not None or setting["close"] is not None
-        if not sure and "=" not in setting["sign"] and not _DIGIT.search(text, begin, begin + 64):
+        is_set = sign is not None and "=" in sign
+        if not sure and not is_set and _TOKEN.match(text, begin) is None:
             return 0
         if not self._is_secret_name(front + setting["name"]):
             return 0
         # What is no secret may be long, and the next name may be inside of it.
-        peek = _end(text, setting, begin + _PEEK)
+        opening = _opening(text, setting, front)
+        peek = _end(text, setting, opening, begin + _PEEK)
         if not _is_assigned(text[begin:peek], setting, is_flag=is_flag):
             return 0
         placeholder = _PLACEHOLDER.match(text, begin)
         if placeholder is not None and placeholder.end() >= peek:
             return 0
-        end = _end(text, setting, len(text))
+        end = _end(text, setting, opening, len(text))
         return 0 if text[begin:end] in self._allow else end
 
     def _is_setting(self, name: str, value: str) -> bool:
@@ -654,14 +697,61 @@ def _front(text: str, begin: int, place: int) -> str:
     return front
 
 
-def _end(text: str, setting: re.Match[str], limit: int) -> int:
+def _is_pair(text: str, setting: re.Match[str], front: str) -> bool:
+    """
+    Whether a name and a value are one of ``[["name", "value"], ...]``, not words of a list.
+    """
+    if setting["close"] is None or setting["quote"] is None:
+        return False
+    before = text[max(0, setting.start() - len(front) - 40) : setting.start() - len(front)]
+    return _PAIR.search(before) is not None
+
+
+def _opening(text: str, setting: re.Match[str], front: str) -> str:
+    """
+    Return the quote that ``"name=value"`` stands in as a whole; empty when it does not.
+    """
+    if setting["quote"] or setting["close"] or setting["sign"] != "=":
+        return ""
+    begin = setting.start() - len(front)
+    before = _OPENING.search(text, max(0, begin - 32), begin)
+    return "" if before is None else before[0]
+
+
+def _end(text: str, setting: re.Match[str], opening: str, limit: int) -> int:
     """
     Return where the value behind *setting* ends, at *limit* at the latest.
     """
-    begin, quote = setting.end(), setting["quote"]
-    if not quote:
-        bare = _BARE.match(text, begin, limit)
-        return begin if bare is None else bare.end()
+    begin = setting.end()
+    if setting["quote"]:
+        return _end_of_quoted(text, begin, setting["quote"], limit)
+    if setting["close"] is not None and text[begin : begin + 1] in ("[", "{", "("):
+        return _end_of_group(text, begin, limit)
+    bare = _BARE.match(text, begin, limit)
+    end = begin if bare is None else bare.end()
+    if opening and end > begin:
+        whole = _end_of_quoted(text, begin, opening, limit)
+        if _NEXT_SETTING.search(text, end, whole) is None:
+            return max(end, whole)
+    return end
+
+
+def _end_of_group(text: str, begin: int, limit: int) -> int:
+    """
+    Return where the bracket at *begin* is closed; *limit* where it is not.
+    """
+    depth = 0
+    for part in _BRACKETS.finditer(text, begin, limit):
+        if part[0] in ("[", "{", "("):
+            depth += 1
+        elif part[0] in ("]", "}", ")"):
+            depth -= 1
+        if depth == 0:
+            return part.end()
+    return min(limit, len(text))
+
+
+def _end_of_quoted(text: str, begin: int, quote: str, limit: int) -> int:
     end = text.find(quote, begin, limit)
     # With one backslash more it is a quote inside of the value.
     while end > begin and text[end - 1] == "\\":
@@ -679,10 +769,15 @@ def _is_assigned(value: str, setting: re.Match[str], *, is_flag: bool) -> bool:
     if not value:
         return False
     sign, quote = setting["sign"], setting["quote"]
+    if not quote and value[0] in "[{(":
+        return _NO_SECRETS.match(value) is None
     if not quote:
         word = value.rstrip(_TRAILING).lower()
         if word in _NO_VALUES or _CODE.match(value) or _is_folder(setting["name"], value):
             return False
+    if sign is not None and sign.startswith(","):
+        # The next word of a quoted command line, or the other half of a pair.
+        return bool(quote) and setting["close"] is not None and not value.startswith("-")
     if sign is None:
         return bool(quote) or len(value) >= 16 or _DIGIT.search(value) is not None
     if is_flag or setting["close"] is not None:
@@ -691,7 +786,14 @@ def _is_assigned(value: str, setting: re.Match[str], *, is_flag: bool) -> bool:
         return bool(quote) or len(value) >= (4 if "=" in sign else 6)
     if "=" in sign:
         return len(value) >= 6
-    return len(value) >= 16 and _DIGIT.search(value) is not None
+    return _TOKEN.match(value) is not None
+
+
+def _members(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name stands there twice, and one of the values would not be seen")
+    return members
 
 
 def _add(counts: dict[str, int], found: Mapping[str, int]) -> None:
@@ -835,7 +937,7 @@ def _python_finder() -> Callable[[bytes], object]:
     }
     for literal, name in _NAMES:
         whole = next((end for end in ("key", "tokens") if end in name), "")
-        pattern = re.compile(rf"{name}{_FORM}(?:{_BEHIND}|(?P<flag>{_FLAG_VALUE}))".encode())
+        pattern = re.compile(rf"{name}(?:{_FORM}{_BEHIND}|(?P<flag>{_FLAG_VALUE}))".encode())
         groups[whole.encode()].append((literal.encode(), pattern))
 
     def find(line: bytes) -> object:

@@ -14,16 +14,19 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from harken.bus import Bus
 from harken.delivery import Sink
-from harken.errors import ClosedBusError, SettingsError, TraceExporterError
+from harken.errors import ClosedBusError, RedactionError, SettingsError, TraceExporterError
 from harken.event import ContentKind, Event, find
 from harken.subscription import Subscription
+
+if TYPE_CHECKING:
+    from harken.redaction import Redactor
 
 PREFIX = "HARKEN_"
 
@@ -107,6 +110,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         capture_content: Which content is kept beside its digest and size.
 
+        redaction_patterns:
+            More kinds of secrets: from a name to a regular expression of Python's `re`, of which
+            the group ``v``, if there is one, is taken out. One that has a comma in it belongs
+            into the file.
+
+        redaction_names: More names whose values are secrets, compared without case.
+
+        redaction_allow_names: Names whose values are never secrets, compared without case.
+
+        redaction_allow_values: Values that are no secrets, exactly as they are.
+
+        redaction_hash_key_path:
+            A file with a random key of at least 16 bytes; white space around it does not count.
+            A secret is then replaced by ``[HMAC:<12 hex>]``, the same each time, so that it can
+            be followed without being known.
+
         close_on_sigterm: Whether SIGTERM ends the process as an exit does, so that nothing is
             lost; without, Python dies of it on the spot.
     """
@@ -138,6 +157,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     attributes_prefix: str = "infra_agent"
     service_name: str | None = None
     capture_content: tuple[ContentKind, ...] = ("arguments",)
+    redaction_patterns: dict[str, str] = {}
+    redaction_names: tuple[str, ...] = ()
+    redaction_allow_names: tuple[str, ...] = ()
+    redaction_allow_values: tuple[str, ...] = ()
+    redaction_hash_key_path: str | None = None
     close_on_sigterm: bool = False
 
     @classmethod
@@ -297,6 +321,13 @@ def _check_ranges(settings: Settings, source: str) -> None:
     size = settings.audit_max_bytes
     if size is not None and size < 1:
         raise SettingsError(f"{source}: audit_max_bytes={size} must be positive")
+    if settings.redaction_patterns:
+        from harken.redaction import Redactor
+
+        try:
+            Redactor(patterns=settings.redaction_patterns)
+        except RedactionError as error:
+            raise SettingsError(f"{source}: redaction_patterns: {error}") from error
     traces = settings.traces
     known = ("off", "console", "otlp")
     if traces is not None and traces not in known and not traces.removeprefix("file:") != traces:
@@ -348,13 +379,19 @@ def configure(bus: Bus | None = None, **settings: Any) -> Bus:
     # Found first: a type that is misspelt must not leave half of the sinks behind.
     named = _named_types(chosen.log_levels)
     _named_types(chosen.audit_types)
+    redactor = _redactor(chosen)
     if bus is None:
         bus = Bus()
     elif bus.is_closed:
         raise ClosedBusError("cannot configure the bus: it is closed; make a new one")
     earlier = [item for item in _configured.get(bus, ()) if item.active]
-    sinks = _made(chosen, named, earlier, traces_asked=given.get("traces") is not None)
-    bus.configure(capture_content=chosen.capture_content, audit_types=chosen.audit_types)
+    asked = given.get("traces") is not None
+    sinks = _made(chosen, named, earlier, redactor, traces_asked=asked)
+    bus.configure(
+        capture_content=chosen.capture_content,
+        audit_types=chosen.audit_types,
+        redaction=redactor,
+    )
     _configured[bus] = bus.replace(earlier, sinks)
     if chosen.close_on_sigterm:
         _exit_on_sigterm()
@@ -365,6 +402,7 @@ def _made(
     settings: Settings,
     named: tuple[type[Event], ...],
     earlier: Sequence[Subscription],
+    redactor: Redactor | None,
     *,
     traces_asked: bool,
 ) -> list[tuple[Sink, tuple[type[Event], ...]]]:
@@ -386,7 +424,7 @@ def _made(
                     raise
                 _log.error("there are no traces: %s", error)
         if settings.log_application:
-            _configure_application(settings)
+            _configure_application(settings, redactor)
     except BaseException:
         for sink in made.values():
             _close(sink)
@@ -488,10 +526,56 @@ def _span_recorder(settings: Settings) -> Sink:
     )
 
 
-def _configure_application(settings: Settings) -> None:
+def _configure_application(settings: Settings, redactor: Redactor | None) -> None:
     from harken.sinks.structlog import configure_logging
 
-    configure_logging(settings.log_format, level=settings.log_level)
+    configure_logging(settings.log_format, level=settings.log_level, redactor=redactor)
+
+
+def _redactor(settings: Settings) -> Redactor | None:
+    """
+    Return what the settings say of redaction; None when they say nothing.
+
+    Raises:
+        SettingsError: A pattern is malformed, or the key cannot be used.
+    """
+    path = settings.redaction_hash_key_path
+    rules = (
+        settings.redaction_patterns,
+        settings.redaction_names,
+        settings.redaction_allow_names,
+        settings.redaction_allow_values,
+    )
+    if path is None and not any(rules):
+        return None
+    from harken.redaction import Redactor
+
+    try:
+        return Redactor(
+            patterns=settings.redaction_patterns,
+            keys=settings.redaction_names,
+            allow_keys=settings.redaction_allow_names,
+            allow=settings.redaction_allow_values,
+            hash_key=None if path is None else _hash_key(path),
+        )
+    except RedactionError as error:
+        raise SettingsError(f"redaction_hash_key_path={path}: {error}") from error
+
+
+def _hash_key(path: str) -> bytes:
+    file = Path(path).expanduser()
+    try:
+        # A pipe in its place would keep everybody waiting.
+        if file.exists() and not file.is_file():
+            raise SettingsError(
+                f"redaction_hash_key_path={path} is no regular file; name one that holds the key"
+            )
+        return file.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"redaction_hash_key_path={path}: {error.strerror or error}; name a readable file that "
+            "holds the key"
+        ) from error
 
 
 def _close(sink: Sink) -> None:

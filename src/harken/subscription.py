@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import msgspec
 
 from harken.delivery import (
+    SAMPLED,
     Delivery,
     Drops,
     Inline,
@@ -188,6 +189,7 @@ class Subscription:
         self._retry_after = FIRST_RETRY
         self._retry_at = 0.0
         self._report_after = 0.0
+        self._writes = 0
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -408,6 +410,28 @@ class Subscription:
                 self._retry_after = FIRST_RETRY
             self._bus.refresh()
 
+    def stopwatch(self) -> int:
+        """
+        Return the monotonic clock's nanoseconds if the next write is to be measured, else 0.
+        """
+        if not self._bus.is_observed:
+            return 0
+        self._writes += 1
+        # One in so many within publish(); of batches, each.
+        if self.inline is not None and self._writes % SAMPLED != 1:
+            return 0
+        return time.monotonic_ns()
+
+    def measure(self, oldest: Envelope[Event], begun: int) -> None:
+        """
+        Tell how long a write took that began at *begun*, and how old its oldest event was.
+        """
+        self._bus.measured("write", self.name, (time.monotonic_ns() - begun) / 1e9)
+        # An event without a time on this clock was given another one by its publisher, or may
+        # have been. A bus may have a clock of its own.
+        if 0 < oldest.mono_ns <= begun:
+            self._bus.measured("lag", self.name, (begun - oldest.mono_ns) / 1e9)
+
     def failed(self, error: Exception) -> None:
         """
         Note what the subscriber raised, and report it.
@@ -586,12 +610,15 @@ def batch_writer(
     def deliver(batch: list[Envelope[Event]]) -> Exception | None:
         if subscription.quarantined and not subscription.admitted(batch):
             return None
+        begun = subscription.stopwatch()
         try:
             write(batch)
         except Exception as error:
             subscription.note(error, batch)
             return error
         subscription.succeeded(len(batch))
+        if begun:
+            subscription.measure(batch[0], begun)
         return None
 
     return deliver

@@ -86,7 +86,7 @@ from harken.sinks.prometheus.rows import (
     opens,
     sets,
 )
-from harken.testing import capture
+from harken.testing import Captured, capture
 
 # The library does not say their types.
 generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
@@ -1355,19 +1355,62 @@ class TestBus:
 
     def test_times_of_delivery(self, metrics: PrometheusInstrumenter) -> None:
         """
-        How late a batch comes, and how long it takes, is measured under the sink's own name; an
-        event of no operation does not say how late it is.
+        How late a batch comes at a sink, and how long it takes there, is measured for every sink,
+        one in 64 times where it is inline; an event of no operation does not say how late it is.
         """
         bus = Bus()
-        bus.attach(metrics, name="numbers", delivery="inline")
-        bus.publish(PrCreated(url="u"))
+        bus.attach(metrics, name="numbers", delivery="worker")
+        bus.attach(Captured(), name="inline")
+        for _ in range(64):
+            bus.publish(PrCreated(url="u"))
+        bus.flush()
         bus.publish(ToolStarted(tool_name="t", tool_call_id="c"))
+        bus.flush()
+
+        assert (1.0, 2.0) == (
+            value(metrics, "harken_delivery_lag_seconds_count", sink="numbers"),
+            value(metrics, "harken_sink_write_seconds_count", sink="inline"),
+        )
+        assert value(metrics, "harken_sink_write_seconds_count", sink="numbers") >= 2.0
+        assert 1.0 == value(metrics, "harken_publish_seconds_count")
         bus.close()
 
-        assert (3.0, 4.0) == (
-            value(metrics, "harken_delivery_lag_seconds_count", sink="numbers"),
-            value(metrics, "harken_sink_write_seconds_count", sink="numbers"),
-        )
+    def test_time_of_a_sync(self, metrics: PrometheusInstrumenter, tmp_path: Path) -> None:
+        """
+        How long the disk takes to confirm an audit record is measured.
+        """
+        from harken.sinks.audit import AuditLog
+
+        bus = Bus()
+        bus.attach(metrics)
+        bus.attach(AuditLog(tmp_path / "audit.jsonl", durability="group"))
+        bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        assert value(metrics, "harken_audit_fsync_seconds_count") >= 1.0
+
+    def test_observer_that_fails(self, bus: Bus) -> None:
+        """
+        Whoever watches, and fails at it, harms nobody; whoever is gone is not asked.
+        """
+        told: list[tuple[str, str]] = []
+
+        class Watching:
+            def measured(self, what: str, sink: str, seconds: float) -> None:
+                told.append((what, sink))
+                raise ValueError("cannot watch")
+
+        watching, gone = Watching(), Watching()
+        bus.observe(watching)
+        bus.observe(gone)
+        del gone
+        heard = Captured()
+        bus.attach(heard, name="it")
+        bus.publish(PrCreated(url="u"))
+
+        assert [("write", "it")] == told
+        assert 1 == len(heard.events)
+        assert 0 == bus.health()["it"].failures
 
     def test_sinks_that_say_something_about_themselves(
         self, bus: Bus, metrics: PrometheusInstrumenter

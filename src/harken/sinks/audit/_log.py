@@ -533,7 +533,11 @@ class AuditLog:
             with self._lock:
                 fd = self._file.duplicate()
             if fd is not None:
+                begun = time.monotonic_ns()
                 sync_data(fd)
+                bus = None if self._bus is None else self._bus()
+                if bus is not None:
+                    bus.measured("sync", self.name, (time.monotonic_ns() - begun) / 1e9)
         except OSError as error:
             with self._lock:
                 self._file.distrust(error)

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -123,7 +123,7 @@ class Ratchet:
                 )
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _opened(self) -> Generator[int]:
         fd = os.open(self.path, _FLAGS)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -115,8 +115,6 @@ class PrometheusInstrumenter:
         self._file: MetricsFile | None = None
         self._lost: str | None = None
         self._shared = shared
-        self._bus: weakref.ref[Bus] | None = None
-        self._called: str | None = None
         if port is not None:
             self._server = MetricsServer(self.registry, address, port, shared=shared)
             if self._server.holder is not None and not shared:
@@ -143,8 +141,6 @@ class PrometheusInstrumenter:
         Measure *bus* itself, for as long as it exists.
         """
         self._metrics.watch(bus)
-        self._bus = weakref.ref(bus)
-        self._called = None
 
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
         """
@@ -156,9 +152,7 @@ class PrometheusInstrumenter:
         if self._lost is not None:
             _logger.warning(self._lost)
             self._lost = None
-        if self._called is None:
-            self._called = self._find_name()
-        self._metrics.write(batch, self._called)
+        self._metrics.write(batch)
 
     def flush(self, timeout: float) -> bool:
         """
@@ -213,12 +207,6 @@ class PrometheusInstrumenter:
         if kept and not self._shared:
             self._lost = _not_shown(" and ".join(kept), owner)
         self._metrics.after_fork()
-
-    def _find_name(self) -> str:
-        # Not known before it is attached, which is when a bus says so.
-        bus = None if self._bus is None else self._bus()
-        names = () if bus is None else (one.name for one in bus.subscriptions if one.sink is self)
-        return next(iter(names), self.name)
 
 
 _lock = threading.Lock()

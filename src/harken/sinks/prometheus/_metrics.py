@@ -109,7 +109,7 @@ class Metrics:
         self._lag = self._family(
             "harken_delivery_lag_seconds",
             "histogram",
-            "Age of the oldest event of a batch when this sink takes it, in seconds; "
+            "Age of the oldest event of a batch when a sink takes it, in seconds; "
             "of batches whose oldest belongs to an operation.",
             {"sink": ()},
             buckets=FAST,
@@ -117,8 +117,22 @@ class Metrics:
         self._writing = self._family(
             "harken_sink_write_seconds",
             "histogram",
-            "Time that this sink takes for a batch, in seconds.",
+            "Time that a sink takes for a batch, in seconds; sampled where it is inline.",
             {"sink": ()},
+            buckets=FAST,
+        )
+        self._publishing = self._family(
+            "harken_publish_seconds",
+            "histogram",
+            "Time that publish() takes for a point event, in seconds; sampled.",
+            {},
+            buckets=FAST,
+        )
+        self._syncing = self._family(
+            "harken_audit_fsync_seconds",
+            "histogram",
+            "Time that the disk takes to confirm what the audit log wrote, in seconds.",
+            {},
             buckets=FAST,
         )
         labelled = tuple(name for name, family in self._families.items() if family.label_names)
@@ -247,17 +261,13 @@ class Metrics:
     def _begin(self) -> None:
         self._build.gauge((_version(),)).set(1.0)
 
-    def write(self, batch: Sequence[Envelope[Event]], sink: str) -> None:
+    def write(self, batch: Sequence[Envelope[Event]]) -> None:
         """
         Feed the instruments with *batch*.
-
-        Args:
-            sink: What the one that was given the batch is called.
 
         Raises:
             Exception: The first of what envelopes raised; all others are counted.
         """
-        begun = time.monotonic_ns()
         failed: list[Exception] = []
         with self._lock:
             for envelope in batch:
@@ -271,27 +281,33 @@ class Metrics:
                 except Exception as error:
                     # Whatever is wrong with one envelope, its neighbours count.
                     failed.append(error)
-            if batch:
-                self._time(batch[0], begun, sink)
         if self._shared and time.monotonic() >= self._next_reading:
             # Nobody collects from this process, so it says by itself how its buses are.
             self.read_buses(wait=0.0)
         if failed:
             raise failed[0]
 
-    def _time(self, oldest: Envelope[Event], begun: int, sink: str) -> None:
-        name = (word(sink),)
-        # An event without a time on this clock was given another one by its publisher, or may
-        # have been. A bus may have a clock of its own.
-        if 0 < oldest.mono_ns <= begun:
-            self._lag.cell(name).add((begun - oldest.mono_ns) / 1e9, None)
-        self._writing.cell(name).add((time.monotonic_ns() - begun) / 1e9, None)
+    def measured(self, what: str, sink: str, seconds: float) -> None:
+        """
+        Count how long something took, as the bus tells it.
+        """
+        family = {
+            "publish": self._publishing,
+            "write": self._writing,
+            "lag": self._lag,
+            "sync": self._syncing,
+        }.get(what)
+        if family is None:
+            return
+        with self._lock:
+            family.cell((word(sink),) if family.label_names else ()).add(seconds, None)
 
     def watch(self, bus: Bus) -> None:
         """
         Read *bus*'s health whenever metrics are collected, for as long as the bus exists.
         """
         self._readings.add(bus)
+        bus.observe(self)
 
     def read_buses(self, wait: float | None = None) -> None:
         """
