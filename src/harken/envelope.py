@@ -526,11 +526,9 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
 
 def _is_plain(value: object) -> bool:
     # A subclass may print as anything, or refuse to.
-    return (
-        value is None
-        or value.__class__ is str
-        or (value.__class__ is int and -_MASK_62 < value < _MASK_62)
-    )
+    if isinstance(value, int):
+        return value.__class__ is int and -_MASK_62 < value < _MASK_62
+    return value is None or value.__class__ is str
 
 
 @cache

@@ -1408,7 +1408,7 @@ class TestBus:
         bus.attach(heard, name="it")
         bus.publish(PrCreated(url="u"))
 
-        assert [("write", "it")] == told
+        assert ("write", "it") in told
         assert 1 == len(heard.events)
         assert 0 == bus.health()["it"].failures
 
