@@ -29,7 +29,7 @@ Feature: Put any command on the record
         | outcome | cancelled |
 
     Scenario: A signal that harken gets is for the command, and on the record
-      When the operator runs `harken exec -- sh -c "kill -ALRM $PPID; sleep 60"`
+      When the operator runs `harken exec -- sh -c "kill -ALRM $PPID; exec sleep 60"`
       Then the exit code is 142
       And the record of "command.completed" says
         | outcome            | failure |
