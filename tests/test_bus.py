@@ -299,7 +299,7 @@ class TestEnvelope:
 
     def test_secrets_in_texts(self, bus: Bus) -> None:
         """
-        What the bus knows about an event is redacted like the event itself.
+        What the bus knows about an event is redacted like the event itself, and counted.
         """
         bus.subscribe(lambda envelope: None)
         token = "ghp_" + "a1B2" * 9
@@ -311,7 +311,18 @@ class TestEnvelope:
         assert "agent:[REDACTED:github_token]" == envelope.actor
         assert {"[REDACTED:github_token]"} == set(envelope.attributes.values())
         assert {"name": "[REDACTED:github_token]"} == envelope.data()
-        assert {"github_token": 1} == dict(envelope.redacted)
+        # In the field, the actor, the note, and what is more.
+        assert {"github_token": 4} == dict(envelope.redacted)
+
+    def test_secret_in_a_scope_alone(self, bus: Bus) -> None:
+        """
+        A secret that only the scope holds is counted in each event of it.
+        """
+        bus.subscribe(lambda envelope: None)
+        with harken.scope(note="ghp_" + "a1B2" * 9):
+            found = [bus.publish(Born(name="plain")), bus.publish(Born(name="plain"))]
+
+        assert [{"github_token": 1}] * 2 == [dict(one.redacted) for one in found if one]
 
     def test_secret_in_a_resource(self, bus: Bus) -> None:
         """

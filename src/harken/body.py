@@ -109,14 +109,17 @@ class Encoder:
             outline = _ascii(orjson.dumps(kept))
         return Body(full, outline, counts or _NOTHING, cut.done or _NOTHING)
 
-    def texts(self, values: Mapping[str, object]) -> dict[str, JSON]:
+    def texts(self, values: Mapping[str, object], counts: dict[str, int]) -> dict[str, JSON]:
         """
         Return *values* as redacted and bounded JSON scalars; containers become JSON text.
+
+        Args:
+            counts: Where the secrets that were taken out are counted, by kind.
         """
         plain = _Plain(items=256).value(dict(values))
         redactor = self.redactor
         if redactor is not None and redactor.suspicious(orjson.dumps(plain)):
-            plain = redactor.tree(plain, {})
+            plain = redactor.tree(plain, counts)
         # Cut after the redaction: half a secret is not found any more.
         return {
             name: _bounded(

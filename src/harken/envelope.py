@@ -8,6 +8,7 @@ import os
 import re
 import string
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -196,6 +197,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     _trace_id: str | None = None
     _span_id: str | None = None
     _merged: Mapping[str, JSON] | None = None
+    _counts: Mapping[str, int] | None = None
     _resource: str | None = None
 
     def __repr__(self) -> str:
@@ -309,7 +311,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             first = self.causes[0]
             if _ID.fullmatch(first):
                 return first
-            cleaned = self._mint.encoder.texts({"causation_id": first})["causation_id"]
+            cleaned = self._mint.encoder.texts({"causation_id": first}, {})["causation_id"]
             return None if cleaned is None else str(cleaned)
         if self.started is not None:
             return self.started.id
@@ -386,10 +388,12 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         if self._attributes is None:
             return self._clean().attributes
         if self._merged is None:
+            counts: dict[str, int] = {}
             merged = {
                 **self._clean().attributes,
-                **self._mint.encoder.texts(dict(self._attributes)),
+                **self._mint.encoder.texts(dict(self._attributes), counts),
             }
+            force_setattr(self, "_counts", counts)
             force_setattr(self, "_merged", merged)
         assert self._merged is not None
         return self._merged
@@ -414,7 +418,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
 
     def _find_resource(self) -> str:
         parts = _template(self.type.resource)
-        values = self.data() if self.redacted or self.truncated else None
+        body = self._make_body()
+        values = self.data() if body.redacted or body.truncated else None
         text = ""
         for literal, field in parts:
             text += literal
@@ -455,7 +460,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         The class of the error, when there was one.
         """
         own = getattr(self.event, "error_type", None)
-        if own is not None and (own.__class__ is not str or self.redacted):
+        if own is not None and (own.__class__ is not str or self._make_body().redacted):
             own = self.data().get("error_type")
             if own is not None and not isinstance(own, str):
                 own = msgspec.json.encode(own).decode()
@@ -485,9 +490,16 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     @property
     def redacted(self) -> Mapping[str, int]:
         """
-        How many secrets of each kind were taken out of the body.
+        How many secrets of each kind were taken out of the body, the scope and the attributes.
         """
-        return self._make_body().redacted
+        found = [self._make_body().redacted, self._clean().redacted]
+        if self._attributes is not None:
+            _ = self.attributes
+            found.append(self._counts or {})
+        counted = [counts for counts in found if counts]
+        if len(counted) < 2:
+            return counted[0] if counted else found[0]
+        return dict(sum(map(Counter, counted), Counter[str]()))
 
     @property
     def truncated(self) -> Mapping[str, tuple[int, str]]:

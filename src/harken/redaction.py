@@ -640,7 +640,8 @@ class Redactor:
         return not (isinstance(value, dict) and _is_schema(value))
 
     def _is_secret_name(self, name: str) -> bool:
-        lowered = name.lower()
+        # As an option on a command line it has dashes in front.
+        lowered = name.lower().lstrip("-")
         if lowered in self._allow_keys:
             return False
         return lowered in self._keys or is_secret_name(name)

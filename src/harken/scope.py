@@ -64,6 +64,8 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
     One layer of ambient context. Frozen: a child task shares it with its parent.
 
     Attributes:
+        redacted: How many secrets of each kind were taken out of a copy that was cleaned.
+
         trace_id: Empty when each event outside of an operation begins a trace of its own.
 
         span_id: The span outside of harken that this scope is part of.
@@ -87,6 +89,7 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
     attributes: Mapping[str, JSON] = _EMPTY
     operation: Envelope[Event] | None = None
     own_run: bool = False
+    redacted: Mapping[str, int] = _EMPTY
     cleaned: tuple[Encoder, Scope] | None = None
 
     def replace(self, **changes: object) -> Scope:
@@ -95,16 +98,21 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
         """
         return msgspec.structs.replace(self, cleaned=None, **changes)
 
-    def map_texts(self, clean: Callable[[Mapping[str, object]], dict[str, JSON]]) -> Scope:
+    def map_texts(
+        self, clean: Callable[[Mapping[str, object], dict[str, int]], dict[str, JSON]]
+    ) -> Scope:
         """
-        Return a copy whose texts and attributes went through *clean*.
+        Return a copy whose texts and attributes went through *clean*, which counts secrets.
         """
+        counts: dict[str, int] = {}
         given = {name: value for name in _TEXTS if (value := getattr(self, name)) is not None}
-        texts = {name: str(value) for name, value in clean(given).items()}
-        attributes = clean(self.attributes) if self.attributes else self.attributes
+        texts = {name: str(value) for name, value in clean(given, counts).items()}
+        attributes = clean(self.attributes, counts) if self.attributes else self.attributes
         if texts == given and attributes == self.attributes:
             return self
-        return self.replace(**texts, attributes=MappingProxyType(dict(attributes)))
+        return self.replace(
+            **texts, attributes=MappingProxyType(dict(attributes)), redacted=counts or _EMPTY
+        )
 
     def traceparent(self) -> str | None:
         """

@@ -471,7 +471,18 @@ class TestSecrets:
         """
         A secret among arguments stands beside its name, for redaction to know it.
         """
-        assert shown == name_secrets(argv)
+        assert shown == name_secrets(argv, Bus().redact)
+
+    def test_known_from_the_settings(self, harken: Run, audit_path: Path) -> None:
+        """
+        A name that only the settings call a secret counts among arguments, too.
+        """
+        harken(
+            *("exec", "--", "true", "--badge", "hunter2-is-mine"),
+            env={"HARKEN_REDACTION_NAMES": "badge"},
+        )
+
+        assert "hunter2" not in audit_path.read_text()
 
     def test_are_not_recorded(self, harken: Run, audit_path: Path) -> None:
         """

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import PurePath
 from uuid import uuid4
@@ -23,7 +24,6 @@ from harken import JSON, Bus, Settings
 from harken.catalog import CommandStarted
 from harken.cli._common import complain, fail
 from harken.errors import DeliveryError, HarkenError
-from harken.redaction import Redactor
 
 NOT_SET_UP = 125
 """The exit code when harken cannot keep the record; the command was not run."""
@@ -151,7 +151,7 @@ def run_recorded(bus: Bus, child: Child, name: str, who: str) -> int:
         click.exceptions.Exit: Somebody who is required to hear of it did not.
     """
     request_id = uuid4().hex
-    params = {"argv": name_secrets(child.argv)}
+    params = {"argv": name_secrets(child.argv, bus.redact)}
     code: int | None = None
     try:
         with (
@@ -324,19 +324,17 @@ def _stop(number: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def name_secrets(argv: Sequence[str]) -> list[JSON]:
+def name_secrets(argv: Sequence[str], redact: Callable[[str], str]) -> list[JSON]:
     """
     Return *argv* with each secret beside its name, where redaction knows it by the name.
 
     ``--password x``, ``--password=x`` and ``PASSWORD=x`` become ``{"--password": "x"}`` and so
     on; everything else stays as it is.
     """
-    redactor = Redactor()
 
     def is_secret(name: str, value: str) -> bool:
-        counts: dict[str, int] = {}
-        redactor.tree({name: value}, counts)
-        return bool(counts)
+        text = json.dumps({name: value})
+        return redact(text) != text
 
     shown: list[JSON] = []
     rest = list(argv)
