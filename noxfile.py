@@ -32,7 +32,7 @@ nox.options.sessions = [
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 EXTRAS = ",".join(PYPROJECT["project"]["optional-dependencies"])
-PYTHON_FILES = ("src", "tests", "features", "noxfile.py")
+PYTHON_FILES = ("src", "tests", "features", "benchmarks", "noxfile.py")
 TYPED_FILES = ("src", "tests/typing/api.py")
 SUPPRESSION = re.compile(r"#\s*(type:\s*ignore|pyright:|mypy:|noqa|ruff:|pragma:)")
 
@@ -150,6 +150,16 @@ def faults(session: nox.Session) -> None:
     """
     install(session, "test", f".[{EXTRAS}]")
     for script in sorted(Path("tests/faults").glob("*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """
+    What things cost, beside what others cost in the same run.
+    """
+    install(session, "bench", f".[{EXTRAS}]")
+    for script in sorted(Path("benchmarks").glob("*.py")):
         session.run("python", str(script), *session.posargs)
 
 
