@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 60.0
 """Seconds until a test gives up on a process."""
 

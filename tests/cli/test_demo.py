@@ -28,6 +28,8 @@ from harken.cli import COMMANDS
 from harken.cli._books import secret_of
 from harken.cli._summary import Outputs, chain_verdict, obstacle, show_files
 
+pytestmark = pytest.mark.once
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 Lines = list[dict[str, Any]]

@@ -24,6 +24,8 @@ import pytest
 from harken import Bus, Envelope, Event
 from harken.cli.exec import Child, login, name_secrets, run_recorded
 
+pytestmark = pytest.mark.once
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -26,6 +26,8 @@ from harken.errors import AuditPathError, AuditWriteError
 from harken.record import FIRST, check_line, parse
 from harken.sinks.audit import AuditLog
 
+pytestmark = pytest.mark.once
+
 
 class Tolled(Event, name="audit_faults.tolled", audit=True):
     """
