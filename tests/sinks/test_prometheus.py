@@ -1447,10 +1447,10 @@ class TestBus:
         first = series(metrics, "harken_spans_total")
         both.written_bytes = 150
 
-        assert {("ended",): 5.0, ("lost",): 1.0} == first
+        assert {("ended",): 10.0, ("lost",): 2.0} == first
         assert (
             {(): 150.0},
-            {("moved",): 2.0, ("repaired",): 1.0},
+            {("moved",): 4.0, ("repaired",): 2.0},
             {(): 3.0},
         ) == (
             series(metrics, "harken_audit_written_bytes_total"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from inspect import getattr_static
 from operator import attrgetter
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeGuard
 
 from harken import Envelope, Event, Health, Outcome, SubscriberHealth
 from harken.sinks.prometheus.rows import (
@@ -503,7 +504,6 @@ BUS_INSTRUMENTS: tuple[BusInstrument, ...] = (
 """What the bus itself says."""
 
 
-@runtime_checkable
 class KeepsAudit(Protocol):
     """
     A sink that keeps an audit log.
@@ -531,7 +531,6 @@ class KeepsAudit(Protocol):
         ...
 
 
-@runtime_checkable
 class KeepsSpans(Protocol):
     """
     A sink that makes spans.
@@ -552,24 +551,37 @@ class KeepsSpans(Protocol):
         ...
 
 
+def _keeps_audit(sink: object) -> TypeGuard[KeepsAudit]:
+    return _has(sink, "written_bytes", "reopened", "recovered")
+
+
+def _keeps_spans(sink: object) -> TypeGuard[KeepsSpans]:
+    return _has(sink, "spans_open", "spans")
+
+
+def _has(sink: object, *names: str) -> bool:
+    # Without asking for the values: what raises is left out by itself, and not all the others.
+    return all(getattr_static(sink, name, None) is not None for name in names)
+
+
 def _written_bytes(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(sink, KeepsAudit):
+    if _keeps_audit(sink):
         yield (), sink.written_bytes
 
 
 def _reopens(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(sink, KeepsAudit):
+    if _keeps_audit(sink):
         yield ("moved",), sink.reopened
         yield ("repaired",), sink.recovered
 
 
 def _spans_open(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(sink, KeepsSpans):
+    if _keeps_spans(sink):
         yield (), sink.spans_open
 
 
 def _spans(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(sink, KeepsSpans):
+    if _keeps_spans(sink):
         for result, number_of_them in sink.spans.items():
             yield (result,), number_of_them
 
