@@ -19,7 +19,7 @@ import pytest
 
 from harken import Bus, Envelope, Event
 from harken.catalog import AuditCheckpoint, AuditOpened
-from harken.errors import AuditKeyError, SettingsError
+from harken.errors import AuditKeyError, AuditPathError, SettingsError
 from harken.record import (
     CHECKPOINT_EVERY,
     FIRST,
@@ -32,8 +32,10 @@ from harken.record import (
     seal_of,
 )
 from harken.sinks.audit import AuditLog, create_key, create_signing_key
+from harken.sinks.audit._file import LogFile
 from harken.sinks.audit._seal import Ratchet
 from harken.testing import Captured, FixedClock, capture
+from harken.trail import read_key, verify
 
 COVERED = ("count", "head", "segment", "mono_ns")
 
@@ -435,6 +437,137 @@ bus.close()
         assert 1 == done.stderr.count("goes on without a checkpoint")
         assert [0] == check_seals(checkpoints(records), first_key)
         assert 2 == types(records).count("audit_seals.rung")
+
+
+class TestHonestHistories:
+    """
+    What happened to a file stands before the checkpoint that follows it, so that nobody is accused.
+    """
+
+    @pytest.mark.parametrize("last", ["checkpoint", "close"])
+    @pytest.mark.parametrize(("event", "code"), [("truncated", 3), ("deleted", 3), ("foreign", 0)])
+    def test_is_explained_first(
+        self, path: Path, key: Path, event: str, code: int, last: str
+    ) -> None:
+        """
+        A file that was truncated, deleted or written to by others is no case of tampering.
+        """
+        first_key = key.with_name("first.key")
+        first_key.write_text(create_key(key))
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1, 2))
+        if event == "truncated":
+            os.truncate(path, 0)
+        elif event == "deleted":
+            path.unlink()
+        else:
+            with path.open("a") as file:
+                file.write("hello from another program\n")
+        if last == "checkpoint":
+            log.checkpoint()
+            log.write(rung(3))
+        log.close()
+
+        report = verify(path, keys=[read_key(first_key)])
+
+        assert code == report.exit_code, report.findings
+
+    def test_key_that_somebody_holds(self, path: Path, key: Path) -> None:
+        """
+        A lock on the key's file, of a backup or of a forked child, holds nobody up.
+        """
+        create_key(key)
+        with key.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            log = AuditLog(path, key_path=key)
+            log.write(rung(*range(1500)))
+            log.close()
+
+        assert 1 <= len(checkpoints(read(path)))
+
+    def test_other_sink_that_fails_on_it(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        A required sink that raises on what the log publishes ends no checkpoints, and puts
+        nothing on stderr.
+        """
+
+        class Picky:
+            delivery = "inline"
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                if isinstance(batch[0].event, AuditCheckpoint):
+                    raise RuntimeError("login failed: ghp_" + "a1B2" * 9)
+
+        bus = Bus()
+        log = AuditLog(path)
+        bus.attach(log)
+        bus.attach(Picky(), required=True)
+        for number in range(3):
+            bus.publish(Rung(number=number))
+            log.checkpoint()
+
+        assert 3 == len(checkpoints(read(path)))
+        assert "ghp_" not in capsys.readouterr().err
+        bus.close()
+
+    def test_interrupted_merge(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What was spilled is never put into the log twice, whatever interrupts that.
+        """
+        log = AuditLog(path, lock_wait=0.02)
+        log.write(rung(0))
+        with path.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            log.write(rung(1, 2))
+        append = LogFile.append
+
+        def interrupted(self: LogFile, *args: Any, **options: Any) -> Any:
+            result = append(self, *args, **options)
+            if options.get("whole"):
+                raise KeyboardInterrupt
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LogFile, "append", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                log.write(rung(3))
+        log.write(rung(4))
+        log.close()
+
+        numbers = [
+            record["metadata"]["number"]
+            for record in read(path)
+            if record["event_type"] == "audit_seals.rung"
+        ]
+        assert [0, 1, 2, 4] == numbers
+
+    def test_neighbour(self, path: Path) -> None:
+        """
+        A log whose name begins like this one's is not continued.
+        """
+        other = AuditLog(path.with_name("audit.jsonl-2"))
+        other.write(rung(1))
+        log = AuditLog(path)
+        log.close()
+        other.close()
+
+        assert GENESIS == read(path)[0]["prev"]
+
+    def test_log_of_another_kind(self, path: Path) -> None:
+        """
+        JSON lines that begin alike are somebody else's, and are left alone.
+        """
+        path.parent.mkdir()
+        line = '{"timestamp":"2026-11-21T00:00:00.000000Z","level":"info","event":"other"}\n'
+        path.write_text(line)
+        path.chmod(0o644)
+        with pytest.raises(AuditPathError, match="something else than an audit log"):
+            AuditLog(path)
+
+        assert line == path.read_text()
+        assert 0o644 == path.stat().st_mode & 0o777
 
 
 class TestKeys:

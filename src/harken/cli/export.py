@@ -12,7 +12,7 @@ import click
 from harken import Settings
 from harken.cli._common import complain
 from harken.record import RecordError, parse
-from harken.trail import open_log
+from harken.trail import DamagedFileError, open_log
 from harken.trail.export import FORMATS
 
 DAMAGED = 3
@@ -39,14 +39,17 @@ def command(form: str, path: Path | None) -> None:
     left_out = 0
     with open_log(log) as files:
         for segment in files.segments:
-            for number, line in enumerate(segment.lines(), 1):
-                try:
-                    record = parse(line)
-                    exported = write(record)
-                except (RecordError, KeyError, TypeError, AttributeError, ValueError):
-                    left_out += 1
-                    complain(f"{segment.path}:{number}: this line is no record, and was left out")
-                    continue
-                click.echo(json.dumps(exported, separators=(",", ":")))
+            try:
+                for number, line in enumerate(segment.lines(), 1):
+                    try:
+                        exported = write(parse(line))
+                    except (RecordError, KeyError, TypeError, AttributeError, ValueError):
+                        left_out += 1
+                        complain(f"{segment.path}:{number}: this line is no record; left out")
+                        continue
+                    click.echo(json.dumps(exported, separators=(",", ":")))
+            except DamagedFileError as error:
+                left_out += 1
+                complain(f"{error}; what follows in this file was left out")
     if left_out:
         raise click.exceptions.Exit(DAMAGED)

@@ -31,7 +31,13 @@ def command(file: Path, *, signing: bool) -> None:
         click.echo(create_signing_key(file), nl=False)
         click.echo("This is the public key, for `harken verify --public-key`.", err=True)
     else:
-        click.echo(create_key(file))
+        key = create_key(file)
+        try:
+            click.echo(key)
+        except OSError:
+            # Nobody has seen the first key: without it nothing could ever be verified.
+            file.unlink()
+            raise
         click.echo(
             "This is shown once. Keep it off this machine, for `harken verify --key`.", err=True
         )

@@ -114,10 +114,14 @@ def command(
         # Whatever else it is, it must not look like the exit code of a log that was changed.
         complain(f"harken itself failed: {type(error).__name__}: {error}")
         raise click.exceptions.Exit(CANNOT_JUDGE) from error
-    if as_json:
-        click.echo(json.dumps({**msgspec.to_builtins(report), "error": None}))
-    else:
-        _show(report, chain_only=chain_only)
+    try:
+        if as_json:
+            click.echo(json.dumps({**msgspec.to_builtins(report), "error": None}))
+        else:
+            _show(report, chain_only=chain_only)
+    except OSError as error:
+        complain(f"the verdict cannot be written: {error.strerror}")
+        raise click.exceptions.Exit(CANNOT_JUDGE) from error
     raise click.exceptions.Exit(report.exit_code)
 
 

@@ -530,6 +530,9 @@ class _Verifier:
                 f"the line {chain.seq} ends this file, and the one that it goes on in is not here",
             )
         at_work = [name for name, place in self._writers.seen.items() if place > self._vouched]
+        if not closed and not at_work:
+            # Vouched for to the last line; yet somebody was not done.
+            at_work = list(self._writers.seen)[-1:]
         if at_work:
             names = at_work[-1] if len(at_work) == 1 else f"{len(at_work)} writers"
             self._tail(

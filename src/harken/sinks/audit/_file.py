@@ -38,7 +38,7 @@ from harken.sinks.audit._descriptor import (
 )
 from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
 from harken.sinks.audit._seal import Sealer
-from harken.sinks.audit._tail import Tail, archived_as, fingerprint, read_tail, segment_of
+from harken.sinks.audit._tail import Tail, archived_as, fingerprint, is_of, read_tail, segment_of
 
 _UNKNOWN = -1
 
@@ -185,6 +185,7 @@ class LogFile:
             self._settle(patience)
             before = self.seq
             if sealed and self._is_unsealed:
+                self._explain()
                 self._seal_if_possible()
             self._all_or_none = whole
             result = self._write(drafts)
@@ -211,7 +212,8 @@ class LogFile:
         try:
             lock(self._fd, patience)
             self._settle(patience)
-            idle_ns = self._clock() - self._latest_ns
+            self._explain()
+            idle_ns = abs(self._clock() - self._latest_ns)
             if self._is_unsealed or (self._sealer.has_key and idle_ns >= _IDLE_NS):
                 self._seal_if_possible()
         except OSError:
@@ -463,6 +465,8 @@ class LogFile:
             except (FileNotFoundError, PermissionError):
                 continue
             try:
+                if not is_of(fd, f"audit_log:{base}"):
+                    continue
                 lock(fd, 0.1)
                 tail = read_tail(fd, os.fstat(fd).st_size)
                 archived = archived_as(fd, tail) is not None
@@ -592,6 +596,15 @@ class LogFile:
 
     # Checkpoints.
 
+    def _explain(self) -> None:
+        """
+        Write first what says how the file came to be as it is.
+        """
+        if self._notes:
+            _, error = self._write(())
+            if error is not None:
+                raise error
+
     @property
     def _is_unsealed(self) -> bool:
         """
@@ -619,6 +632,9 @@ class LogFile:
             count=self.seq, head=self.head, segment=self._number(), mono_ns=time.monotonic_ns()
         )
         self._put_checkpoint(checkpoint)
+        if self._sealer.has_key:
+            # The key must not know of a checkpoint that a loss of power takes away.
+            sync_data(self._fd)
         self._sealer.written()
 
     def _put_checkpoint(self, checkpoint: Mapping[str, JSON]) -> None:
@@ -696,6 +712,7 @@ class LogFile:
         new = f"{self._path}.new"
         with suppress(FileNotFoundError):
             os.unlink(new)
+        n = self._writer.n
         fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             lock(fd, 0)
@@ -712,15 +729,18 @@ class LogFile:
                 sync_data(self._fd)
                 sync_data(fd)
             found = os.fstat(fd)
+            # Counted before it is there: what interrupts this may not let us know.
+            self._writer.n += 1
             os.rename(new, self._path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and self._writer.n > n:
+                self._writer.n = n
             self._segment = None
             let_go(fd)
             with suppress(OSError):
                 os.unlink(new)
             raise
         seq, before = self.seq, self.head
-        self._writer.n += 1
         self.seq += 1
         self.head = head
         self.written_bytes += len(line)

@@ -20,7 +20,7 @@ from weakref import WeakSet
 import msgspec
 
 from harken import Bus, Envelope, Event
-from harken.errors import AuditWriteError, ClosedBusError, SettingsError
+from harken.errors import AuditWriteError, ClosedBusError, DeliveryError, SettingsError
 from harken.record import Draft, from_envelope
 from harken.sinks.audit._archive import check_installed, compress_archives
 from harken.sinks.audit._beat import Beat
@@ -449,10 +449,12 @@ class AuditLog:
         if merged:
             report["merged"] = len(merged)
         draft = self._file.note("audit.lost", **report)
+        # What interrupts this may not let us know whether it was done: never twice.
+        self._missing = None
         written, error = self._file.append((draft, *merged), patience, whole=True)
         if not written:
+            self._missing = missing
             return error
-        self._missing = None
         self._records += len(merged)
         self._spilled -= len(merged)
         if merged and not self._spilled:
@@ -573,7 +575,8 @@ class AuditLog:
             event = news.popleft()
             # After the close of the bus nobody is there to hear it.
             if bus is not None:
-                with suppress(ClosedBusError):
+                # What a required sink raises is counted by the bus, and is not for this thread.
+                with suppress(ClosedBusError, DeliveryError):
                     # Not a part of whatever the agent is doing just now.
                     Context().run(bus.publish, event)
 

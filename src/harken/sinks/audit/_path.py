@@ -25,7 +25,10 @@ _NETWORK = re.compile(
     r"|fuse\.(?!fuse-overlayfs)\S+"
 )
 
+# What a log begins with, and what follows its first timestamp; other JSON logs have the one.
 _FIRST_BYTES = b'{"timestamp":"'
+_SECOND_AT = len('{"timestamp":"2026-11-21T01:44:00.123456Z')
+_SECOND_BYTES = b'","seq":'
 
 
 def open_log(path: str) -> int:
@@ -50,8 +53,13 @@ def open_log(path: str) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise AuditPathError(_refusal(path, _NOT_REGULAR), path)
         # What a crashed machine left may begin with zeros; that is recorded, not refused.
-        begin = os.pread(fd, len(_FIRST_BYTES), 0).lstrip(b"\0")
-        if not _FIRST_BYTES.startswith(begin):
+        begin = os.pread(fd, _SECOND_AT + len(_SECOND_BYTES), 0)
+        if begin.startswith(b"\0"):
+            begin = begin.lstrip(b"\0")[: len(_FIRST_BYTES)]
+        if not (
+            _FIRST_BYTES.startswith(begin[: len(_FIRST_BYTES)])
+            and _SECOND_BYTES.startswith(begin[_SECOND_AT:])
+        ):
             raise AuditPathError(
                 _refusal(path, "it holds something else than an audit log; choose another path"),
                 path,

@@ -5,7 +5,6 @@ What vouches for a checkpoint: a key that evolves with every seal, a signing key
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Generator
@@ -27,6 +26,8 @@ _MODE = 0o600
 
 # Bytes of each of the two places of a key file; the larger one is the other one's successor.
 _SLOT = 2048
+# Between two looks at the two places, somebody may have gone from one to the other.
+_LOOKS = 5
 _BLANK = b" " * (_SLOT - 1) + b"\n"
 
 
@@ -124,9 +125,9 @@ class Ratchet:
 
     @contextmanager
     def _opened(self) -> Generator[int]:
+        # Not locked: whoever changes it holds the lock of the log.
         fd = os.open(self.path, _FLAGS)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
         finally:
             os.close(fd)
@@ -327,8 +328,12 @@ def _state(slot: bytes) -> _State | None:
 
 def _read(fd: int, path: str) -> _State:
     _check_owner(fd, path)
-    found = [_state(os.pread(fd, _SLOT, at)) for at in (0, _SLOT)]
-    states = sorted((one for one in found if one is not None), key=lambda one: one.generation)
+    states: list[_State] = []
+    for _ in range(_LOOKS):
+        found = [_state(os.pread(fd, _SLOT, at)) for at in (0, _SLOT)]
+        states = sorted((one for one in found if one is not None), key=lambda one: one.generation)
+        if states:
+            break
     if not states:
         raise AuditKeyError(
             f"audit key {path!r} holds no key; make one with `harken keygen`, or name another file",

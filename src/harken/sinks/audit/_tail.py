@@ -79,6 +79,17 @@ def segment_of(fd: int) -> int:
     return 1
 
 
+def is_of(fd: int, resource: str) -> bool:
+    """
+    Return whether a file is one of the log *resource*, as far as its first line says.
+    """
+    line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
+    link = _link(line + end)
+    if link is None or not link.event_type.startswith("audit."):
+        return True
+    return bool(parse(line)["resource"] == resource)
+
+
 def fingerprint(fd: int, start: int, end: int) -> dict[str, str | int]:
     """
     Return how many bytes stand between *start* and *end*, and their SHA-256.
