@@ -618,9 +618,8 @@ class TestKeys:
         """
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo, 0o600)
-        for option in ("key_path", "signing_key_path"):
-            with pytest.raises(AuditKeyError, match="is not a regular file"):
-                AuditLog(path, **{option: fifo})
+        with pytest.raises(AuditKeyError, match="is not a regular file"):
+            AuditLog(path, key_path=fifo)
 
     def test_disk_that_is_full(self, tmp_path: Path, run_python: Callable[..., Any]) -> None:
         """
@@ -835,6 +834,14 @@ class TestSigning:
             public.verify(bytes.fromhex(checkpoint["signature"]), message)
             assert key_id_of(public.public_bytes_raw()) == checkpoint["signing_key_id"]
             assert with_ratchet == ("mac" in checkpoint)
+
+    def test_fifo(self, path: Path, key: Path) -> None:
+        """
+        What is no regular file is refused, and not waited for.
+        """
+        os.mkfifo(key, 0o600)
+        with pytest.raises(AuditKeyError, match="is not a regular file"):
+            AuditLog(path, signing_key_path=key)
 
     def test_private_file(self, key: Path) -> None:
         """
