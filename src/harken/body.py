@@ -121,12 +121,7 @@ class Encoder:
         if redactor is not None and redactor.suspicious(orjson.dumps(plain)):
             plain = redactor.tree(plain, counts)
         # Cut after the redaction: half a secret is not found any more.
-        return {
-            name: _bounded(
-                orjson.dumps(value).decode() if isinstance(value, (list, dict)) else value
-            )
-            for name, value in plain.items()
-        }
+        return {name: _bounded(value) for name, value in plain.items()}
 
     def _summarise_content(self, info: EventType, tree: dict[str, JSON]) -> None:
         for name, kind in info.content.items():

@@ -4,6 +4,7 @@ The bus: publish and subscribe, on blinker.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import logging
@@ -11,7 +12,7 @@ import sys
 import threading
 import time as time_
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
@@ -214,7 +215,7 @@ class Bus:
             mint,
             None,
             _cause_ids(causes) if causes else () if handled is None else (handled.id,),
-            None if attributes is None else dict(attributes),
+            _taken(attributes),
         )
         route.published += 1
         errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
@@ -237,8 +238,7 @@ class Bus:
         causes: Iterable[str | Envelope[Event]],
     ) -> Envelope[Event] | None:
         time_ns = None if time is None else _time_ns(time)
-        given = None if attributes is None else dict(attributes)
-        options = Options(audit, time_ns, given, _cause_ids(causes))
+        options = Options(audit, time_ns, _taken(attributes), _cause_ids(causes))
         if describe(event).is_start:
             return self._operations.publish_start(event, options)
         return self._operations.publish_end(event, options)
@@ -318,8 +318,7 @@ class Bus:
             EventError: No event type ends this one.
         """
         cls = type(event)
-        given = None if attributes is None else dict(attributes)
-        options = Options(audit, None, given, _cause_ids(causes))
+        options = Options(audit, None, _taken(attributes), _cause_ids(causes))
         return Operation(self._operations, event, options, lambda: not self._find_route(cls).silent)
 
     def _route(self, cls: type) -> Route:
@@ -588,11 +587,7 @@ class Bus:
                 item.active = False
                 self._subscriptions.pop(item.name, None)
             added = [self._attach(sink, types) for sink, types in new]
-            if added:
-                _load()
-                hold(self)
-            self._dispatch.routes.change(added, retired)
-            self._routes = {}
+            self._route_to(added, retired)
         heirs = {type(item.sink): item for item in added}
         for item in retired:
             self._close_replaced(item, heirs.get(type(item.sink)), deadline)
@@ -639,13 +634,23 @@ class Bus:
         )
 
     def _begin(self, subscription: Subscription) -> Subscription:
-        _load()
         with self._lock:
             self._subscriptions[subscription.name] = subscription
-            hold(self)
-            self._dispatch.routes.change(add=(subscription,))
-            self._routes = {}
+            self._route_to((subscription,))
         return subscription
+
+    def _route_to(
+        self, added: Sequence[Subscription], removed: Sequence[Subscription] = ()
+    ) -> None:
+        """
+        Route events to those of *added*, and no longer to those of *removed*, from one moment on.
+        """
+        with self._lock:
+            if added:
+                _load()
+                hold(self)
+            self._dispatch.routes.change(added, removed)
+            self._routes = {}
 
     def _drain(
         self,
@@ -686,8 +691,7 @@ class Bus:
             if not subscription.active:
                 return
             subscription.active = False
-            self._dispatch.routes.change(remove=(subscription,))
-            self._routes = {}
+            self._route_to((), (subscription,))
         self._retire(subscription)
 
     def _retire(self, subscription: Subscription) -> None:
@@ -902,6 +906,7 @@ class Bus:
             self._closed.set()
 
 
+@functools.cache
 def _load() -> None:
     """
     Import what publishing to somebody needs, on the thread that subscribes.
@@ -938,6 +943,11 @@ def _content_kinds(kinds: Iterable[ContentKind]) -> frozenset[ContentKind]:
 def _time_ns(time: datetime) -> int:
     # timestamp() is a float and too coarse for nanoseconds; its whole seconds are exact.
     return int(time.replace(microsecond=0).timestamp()) * 1_000_000_000 + time.microsecond * 1000
+
+
+def _taken(attributes: Mapping[str, JSON] | None) -> Mapping[str, JSON] | None:
+    # What is done to the caller's mapping later must not change the event.
+    return None if attributes is None else dict(attributes)
 
 
 def _cause_ids(causes: Iterable[str | Envelope[Event]]) -> tuple[str, ...]:

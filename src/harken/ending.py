@@ -95,10 +95,10 @@ def terminal_event(start: Envelope[Event], ending: Ending, *, duration_ms: int) 
         "duration_ms": duration_ms,
         "outcome": ending.word or ending.outcome.value,
         "error_type": error_type(error),
-        "error_message": None if error is None else _message(error),
+        "error_message": None if error is None else message_of(error),
     }
     if error is not None and ending.outcome is Outcome.cancelled:
-        said["reason"] = _message(error)
+        said["reason"] = message_of(error)
     fields |= {name: value for name, value in said.items() if value is not None}
     fields |= ending.fields
     known = {name: value for name, value in fields.items() if name in info.fields}
@@ -117,7 +117,10 @@ def error_type(error: BaseException | str | None) -> str | None:
     return type(error).__name__
 
 
-def _message(error: BaseException | str) -> str:
+def message_of(error: BaseException | str) -> str:
+    """
+    Return the text of *error*, not redacted and not cut. Never raises.
+    """
     try:
         # Not cut: half a secret would not be found any more.
         return str(error)

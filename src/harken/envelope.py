@@ -492,14 +492,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         How many secrets of each kind were taken out of the body, the scope and the attributes.
         """
-        found = [self._make_body().redacted, self._clean().redacted]
-        if self._attributes is not None:
-            _ = self.attributes
-            found.append(self._counts or {})
-        counted = [counts for counts in found if counts]
-        if len(counted) < 2:
-            return counted[0] if counted else found[0]
-        return dict(sum(map(Counter, counted), Counter[str]()))
+        body, scope = self._make_body().redacted, self._clean().redacted
+        if self._attributes is None and not scope:
+            return body
+        _ = self.attributes
+        return dict(sum(map(Counter, (body, scope, self._counts or {})), Counter[str]()))
 
     @property
     def truncated(self) -> Mapping[str, tuple[int, str]]:

@@ -72,7 +72,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii as ascii_json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -448,6 +448,51 @@ def evolved(key: bytes) -> bytes:
     cannot make the seals of yesterday.
     """
     return hmac.digest(key, b"harken-audit-evolve", "sha256")
+
+
+class KeyState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    What the key file of a writer holds.
+
+    Attributes:
+        generation: Which of the two places in the file counts: that with the larger number.
+
+        epoch: The epoch of *key*, which is in hex.
+
+        pending: A checkpoint of the epoch before that may not be in the log yet.
+    """
+
+    generation: int
+    key_id: str
+    epoch: int
+    key: str
+    pending: dict[str, Any] | None = None
+
+
+KEY_SLOT = 2048
+"""Bytes of each of the two places in a key file, with its line feed."""
+
+
+def to_key_slot(state: KeyState) -> bytes:
+    """
+    Return *state* as it stands in its place: the SHA-256 of what follows, and JSON.
+    """
+    body = msgspec.json.encode(state)
+    return b"%s %s\n" % (sha256(body).hexdigest().encode(), body.ljust(KEY_SLOT - 66))
+
+
+def from_key_slot(slot: bytes) -> KeyState | None:
+    """
+    Return what stands in a place of a key file; None when that is nothing whole.
+    """
+    digest, _, body = slot.partition(b" ")
+    body = body.rstrip()
+    if sha256(body).hexdigest().encode() != digest:
+        return None
+    try:
+        return msgspec.json.decode(body, type=KeyState)
+    except msgspec.DecodeError:
+        return None
 
 
 def key_id_of(key: bytes) -> str:

@@ -471,8 +471,7 @@ def _audit_log(settings: Settings) -> Sink:
         max_bytes=settings.audit_max_bytes,
         compress=settings.audit_compress,
         key_path=_at_home(settings.audit_key_path),
-        signing_key_path=settings.audit_signing_key_path
-        and _at_home(settings.audit_signing_key_path),
+        signing_key_path=_at_home(settings.audit_signing_key_path),
     )
 
 

@@ -28,6 +28,7 @@ from harken.delivery import (
     SupportsAfterFork,
     Worker,
 )
+from harken.ending import message_of
 from harken.envelope import Envelope
 from harken.errors import SubscriptionError
 from harken.event import Event
@@ -458,7 +459,7 @@ class Subscription:
             lost: What a sink was given, and has not written. A handler has heard what it fails on.
         """
         kind = type(error).__name__
-        message = self._bus.redact(_text_of(error))
+        message = self._bus.redact(message_of(error))
         with self._lock:
             if lost:
                 self.drops.add("failed", [envelope.seq for envelope in lost])
@@ -547,13 +548,6 @@ class Subscription:
                 # The fork itself has succeeded; the sink's next write shows what is left of it.
                 self.note(error)
                 self.log()
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as failure:  # an author's __str__ may raise anything
-        return f"[UNPRINTABLE:{type(failure).__name__}]"
 
 
 def _nothing(envelope: Envelope[Event]) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from hashlib import sha256
 
 import msgspec
 
-from harken.record import key_id_of
+from harken.record import from_key_slot, key_id_of
 from harken.trail.files import TrailError
 
 _LARGEST = 65_536
@@ -121,14 +120,6 @@ def read_public_key(path: str | os.PathLike[str]) -> PublicKey:
     return PublicKey(key_id_of(key.public_bytes_raw()), verify)
 
 
-class _Slot(msgspec.Struct):
-    generation: int
-    key_id: str
-    epoch: int
-    key: str
-    pending: dict[str, object] | None = None
-
-
 def read_state(path: str | os.PathLike[str]) -> WriterState:
     """
     Return what the key file of a writer says about how far its log is sealed.
@@ -137,7 +128,8 @@ def read_state(path: str | os.PathLike[str]) -> WriterState:
         TrailError: The file cannot be read, or is no such file.
     """
     name = os.fsdecode(path)
-    slots = [slot for line in _content(name).split(b"\n") if (slot := _slot(line)) is not None]
+    lines = _content(name).split(b"\n")
+    slots = [slot for line in lines if (slot := from_key_slot(line)) is not None]
     if not slots:
         raise TrailError(f"{name} is no key file of a writer; name the one that the agent uses")
     last = max(slots, key=lambda slot: slot.generation)
@@ -146,17 +138,6 @@ def read_state(path: str | os.PathLike[str]) -> WriterState:
     except ValueError as error:
         raise TrailError(f"{name} is no key file of a writer: {error}") from error
     return WriterState(name, last.key_id, last.epoch, secret, last.pending is not None)
-
-
-def _slot(line: bytes) -> _Slot | None:
-    digest, _, body = line.partition(b" ")
-    body = body.rstrip()
-    if sha256(body).hexdigest().encode() != digest:
-        return None
-    try:
-        return msgspec.json.decode(body, type=_Slot)
-    except msgspec.DecodeError:
-        return None
 
 
 def _content(name: str) -> bytes:

@@ -9,14 +9,20 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from harken import JSON
 from harken.errors import AuditKeyError
-from harken.record import evolved, key_id_of, seal_message, seal_of
+from harken.record import (
+    KEY_SLOT,
+    KeyState,
+    evolved,
+    from_key_slot,
+    key_id_of,
+    seal_message,
+    seal_of,
+    to_key_slot,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,30 +30,9 @@ if TYPE_CHECKING:
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MODE = 0o600
 
-# Bytes of each of the two places of a key file; the larger one is the other one's successor.
-_SLOT = 2048
 # Between two looks at the two places, somebody may have gone from one to the other.
 _LOOKS = 5
-_BLANK = b" " * (_SLOT - 1) + b"\n"
-
-
-class _State(msgspec.Struct, frozen=True, omit_defaults=True):
-    """
-    What a key file holds.
-
-    Attributes:
-        generation: Which of the two places counts: that with the larger number.
-
-        epoch: The epoch of *key*, which is in hex.
-
-        pending: A checkpoint of the epoch before that may not be in the log yet.
-    """
-
-    generation: int
-    key_id: str
-    epoch: int
-    key: str
-    pending: dict[str, JSON] | None = None
+_BLANK = b" " * (KEY_SLOT - 1) + b"\n"
 
 
 class Ratchet:
@@ -69,7 +54,7 @@ class Ratchet:
         self.path = os.path.abspath(os.fsdecode(path))
         try:
             with self._opened() as fd:
-                self.key_id = _read(fd, self.path).key_id
+                _read(fd, self.path)
         except AuditKeyError:
             raise
         except OSError as error:
@@ -106,7 +91,7 @@ class Ratchet:
                 sealed |= signer.sign(message)
             _replace(
                 fd,
-                _State(
+                KeyState(
                     state.generation + 1, state.key_id, state.epoch + 1, evolved(key).hex(), sealed
                 ),
             )
@@ -120,7 +105,7 @@ class Ratchet:
             state = _read(fd, self.path)
             if state.pending is not None:
                 _replace(
-                    fd, _State(state.generation + 1, state.key_id, state.epoch, state.key, None)
+                    fd, KeyState(state.generation + 1, state.key_id, state.epoch, state.key, None)
                 )
 
     @contextmanager
@@ -211,8 +196,8 @@ def create_key(path: str | os.PathLike[str]) -> str:
     """
     name = os.path.abspath(os.fsdecode(path))
     key = os.urandom(32)
-    first = _State(1, key_id_of(key), 0, key.hex())
-    _make(name, _slot(first) + _BLANK)
+    first = KeyState(1, key_id_of(key), 0, key.hex())
+    _make(name, to_key_slot(first) + _BLANK)
     return key.hex()
 
 
@@ -310,27 +295,11 @@ def _not_made(path: str, error: OSError) -> AuditKeyError:
     return AuditKeyError(f"audit key {path!r} cannot be made: {error.strerror}; {hint}", path)
 
 
-def _slot(state: _State) -> bytes:
-    body = msgspec.json.encode(state)
-    return b"%s %s" % (sha256(body).hexdigest().encode(), body.ljust(_SLOT - 66) + b"\n")
-
-
-def _state(slot: bytes) -> _State | None:
-    digest, _, body = slot.partition(b" ")
-    body = body.rstrip()
-    if sha256(body).hexdigest().encode() != digest:
-        return None
-    try:
-        return msgspec.json.decode(body, type=_State)
-    except msgspec.DecodeError:
-        return None
-
-
-def _read(fd: int, path: str) -> _State:
+def _read(fd: int, path: str) -> KeyState:
     _check_owner(fd, path)
-    states: list[_State] = []
+    states: list[KeyState] = []
     for _ in range(_LOOKS):
-        found = [_state(os.pread(fd, _SLOT, at)) for at in (0, _SLOT)]
+        found = [from_key_slot(os.pread(fd, KEY_SLOT, at)) for at in (0, KEY_SLOT)]
         states = sorted((one for one in found if one is not None), key=lambda one: one.generation)
         if states:
             break
@@ -342,13 +311,13 @@ def _read(fd: int, path: str) -> _State:
     return states[-1]
 
 
-def _replace(fd: int, state: _State) -> None:
+def _replace(fd: int, state: KeyState) -> None:
     """
     Put *state* beside the one before it, and then wipe that.
     """
-    place = _SLOT * (state.generation % 2 ^ 1)
-    _write_at(fd, _slot(state), place)
-    _write_at(fd, _BLANK, _SLOT - place)
+    place = KEY_SLOT * (state.generation % 2 ^ 1)
+    _write_at(fd, to_key_slot(state), place)
+    _write_at(fd, _BLANK, KEY_SLOT - place)
 
 
 def _write_at(fd: int, data: bytes, place: int) -> None:

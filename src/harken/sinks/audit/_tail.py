@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import msgspec
 
+from harken import JSON
 from harken.record import MAX_LINE, Link, RecordError, link_of, parse
 
 _BLOCK = 4096
@@ -71,23 +72,24 @@ def segment_of(fd: int) -> int:
     """
     Return the number of a file in its log, as its first line has it; 1 when it does not say.
     """
-    line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
-    if end and _link(line + end) is not None:
-        number = parse(line)["metadata"].get("segment")
-        if isinstance(number, int):
-            return number
-    return 1
+    first = _first_record(fd)
+    number = None if first is None else first["metadata"].get("segment")
+    return number if isinstance(number, int) else 1
 
 
 def is_of(fd: int, resource: str) -> bool:
     """
     Return whether a file is one of the log *resource*, as far as its first line says.
     """
-    line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
-    link = _link(line + end)
-    if link is None or not link.event_type.startswith("audit."):
+    first = _first_record(fd)
+    if first is None or not first["event_type"].startswith("audit."):
         return True
-    return bool(parse(line)["resource"] == resource)
+    return bool(first["resource"] == resource)
+
+
+def _first_record(fd: int) -> dict[str, JSON] | None:
+    line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
+    return None if _link(line + end) is None else parse(line)
 
 
 def fingerprint(fd: int, start: int, end: int) -> dict[str, str | int]:
