@@ -160,6 +160,16 @@ class TestSources:
             ),
             ({}, {"redaction_patterns": {"mine": "x*"}}, "'mine' matches the empty text"),
             (
+                {"HARKEN_AUDIT_JSONL_PATH": "a.jsonl", "HARKEN_LOG_PATH": "./a.jsonl"},
+                {},
+                "audit_jsonl_path and log_path name the same file, ./a.jsonl; give each its own",
+            ),
+            (
+                {"HARKEN_METRICS_FILE_PATH": "out", "HARKEN_TRACES": "file:out"},
+                {},
+                "metrics_file_path and traces name the same file",
+            ),
+            (
                 {"HARKEN_CAPTURE_CONTENT": "pictures"},
                 {},
                 "use arguments, result, text, thinking, messages",

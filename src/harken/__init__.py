@@ -18,6 +18,7 @@ from harken.delivery import (
     SupportsAfterFork,
     SupportsAttached,
     SupportsClose,
+    SupportsDropped,
     SupportsFlush,
 )
 from harken.envelope import Clock, Envelope, Ids
@@ -86,6 +87,7 @@ __all__ = [
     "SupportsAfterFork",
     "SupportsAttached",
     "SupportsClose",
+    "SupportsDropped",
     "SupportsFlush",
     "bind",
     "child_env",

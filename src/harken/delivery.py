@@ -52,8 +52,8 @@ class Sink(Protocol):
 
     The bus calls `write()` from one thread at a time. A sink lets its exceptions go: the bus
     counts, reports and contains them. What else a sink may have is looked up by name; see
-    `SupportsFlush`, `SupportsClose`, `SupportsAttached`, `SupportsAfterFork`, and the attributes
-    ``delivery``, ``required``, ``quarantine`` and ``name``.
+    `SupportsFlush`, `SupportsClose`, `SupportsAttached`, `SupportsAfterFork`, `SupportsDropped`,
+    and the attributes ``delivery``, ``required``, ``quarantine`` and ``name``.
     """
 
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
@@ -111,6 +111,22 @@ class SupportsAfterFork(Protocol):
     def after_fork(self) -> None:
         """
         Renew locks, files and threads; called in the child, before anything is written there.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDropped(Protocol):
+    """
+    A sink that accounts for what its queue had to drop.
+    """
+
+    def dropped(self, batch: Sequence[Envelope[Event]], /) -> None:
+        """
+        Take note of *batch*, which will never come to `Sink.write()`.
+
+        Called on any thread, a publishing one too, under the lock of the queue: it must be quick,
+        wait for nothing and publish nothing.
         """
         ...
 
@@ -242,6 +258,8 @@ class Queue:
         draining: Tells whether the calling thread is the one that empties this queue.
 
         unattended: Tells that nobody empties it yet, so that every event has to wake.
+
+        dropped: Called with what is dropped, under the lock of the queue.
     """
 
     def __init__(
@@ -255,6 +273,7 @@ class Queue:
         wake: Callable[[], None],
         draining: Callable[[], bool],
         unattended: Callable[[], bool],
+        dropped: Callable[[Sequence[Envelope[Event]]], None] | None = None,
     ) -> None:
         if overflow not in get_args(Overflow):
             known = ", ".join(get_args(Overflow))
@@ -269,6 +288,7 @@ class Queue:
         self._wake = wake
         self._draining = draining
         self._unattended = unattended
+        self._dropped = dropped
         self.renew()
 
     def renew(self) -> None:
@@ -310,7 +330,7 @@ class Queue:
         with self.lock:
             if self._closed:
                 if self.successor is None:
-                    self.drops.add("shutdown", (envelope.seq,))
+                    self._drop("shutdown", (envelope,))
                 else:
                     self.successor(envelope)
                 return
@@ -406,7 +426,7 @@ class Queue:
             self._drop_oldest(size, dropped)
             return True
         if self.overflow == "raise":
-            self.drops.add("queue_full", (envelope.seq,))
+            self._drop("queue_full", (envelope,))
             raise QueueFullError(
                 f"{self.name}: the queue is full with {self._depth} events; the event was not "
                 "queued there. Raise capacity=, or choose another overflow policy"
@@ -420,8 +440,13 @@ class Queue:
             and self._wait_for_room(size)
         ):
             return True
-        self.drops.add("queue_full", (envelope.seq,))
+        self._drop("queue_full", (envelope,))
         return False
+
+    def _drop(self, reason: str, envelopes: Sequence[Envelope[Event]]) -> None:
+        self.drops.add(reason, [envelope.seq for envelope in envelopes])
+        if self._dropped is not None:
+            self._dropped(envelopes)
 
     def _wait_for_room(self, size: int) -> bool:
         self._waiting += 1
@@ -460,7 +485,7 @@ class Queue:
             self._bytes -= envelope_size(item)
         # What stood before these markers is gone, so they stay at the front.
         self._items.extendleft(reversed(markers))
-        self.drops.add("queue_full", [envelope.seq for envelope in dropped])
+        self._drop("queue_full", dropped)
 
 
 def envelope_size(envelope: Envelope[Event]) -> int:

@@ -167,6 +167,7 @@ _START = re.compile(
     rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","seq":(\d{1,18}),"v":1,'
     rb'"id":(?:"[^"\\\x80-\xff]*"|null),"event_type":"([^"\\\x80-\xff]*)",'
 )
+_FORMAT = re.compile(rb'\{"timestamp":"[^"]{1,64}","seq":\d{1,18},"v":(\d{1,9}),')
 _END = re.compile(
     rb',"writer":"([^"\\\x80-\xff]{1,64})","n":(\d{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\n'
 )
@@ -460,6 +461,12 @@ class KeyState(msgspec.Struct, frozen=True, omit_defaults=True):
         epoch: The epoch of *key*, which is in hex.
 
         pending: A checkpoint of the epoch before that may not be in the log yet.
+
+        seq: The number of the last line that is known to have been in the log; 0 for none.
+
+        head: Its hash.
+
+        ended: Whether its writer left no line behind that one.
     """
 
     generation: int
@@ -467,6 +474,9 @@ class KeyState(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int
     key: str
     pending: dict[str, Any] | None = None
+    seq: int = 0
+    head: str = GENESIS
+    ended: bool = False
 
 
 KEY_SLOT = 2048
@@ -558,6 +568,15 @@ def start_of(begin: bytes) -> Start | None:
         return Start(_to_ns(match[1].decode()), int(match[2]))
     except ValueError:  # the 31st of February
         return None
+
+
+def format_of(begin: bytes) -> int | None:
+    """
+    Return the version of the format of the line that begins with *begin*; None when it is no
+    record of any version that is known or may come.
+    """
+    match = _FORMAT.match(begin)
+    return None if match is None else int(match[1])
 
 
 def parse(line: bytes) -> dict[str, JSON]:

@@ -222,7 +222,32 @@ def _completed(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings
         settings["traces"] = _default_traces(environ)
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         settings["traces"] = "off"
-    return Settings(**settings)
+    completed = Settings(**settings)
+    _check_files(completed)
+    return completed
+
+
+def _check_files(settings: Settings) -> None:
+    """
+    Make sure that no two outputs go into one file.
+
+    Raises:
+        SettingsError: Two do.
+    """
+    named = {
+        "audit_jsonl_path": settings.audit_jsonl_path if settings.audit else None,
+        "log_path": settings.log_path if settings.log else None,
+        "metrics_file_path": settings.metrics_file_path if settings.metrics else None,
+        "traces": (settings.traces or "").partition("file:")[2] or None,
+    }
+    users: dict[str, str] = {}
+    for setting, path in named.items():
+        if path is not None:
+            other = users.setdefault(os.path.realpath(os.path.expanduser(path)), setting)
+            if other != setting:
+                raise SettingsError(
+                    f"{other} and {setting} name the same file, {path}; give each its own"
+                )
 
 
 def _default_traces(environ: Mapping[str, str]) -> str:

@@ -244,6 +244,7 @@ class Subscription:
             wake=self._wake,
             draining=self.is_draining,
             unattended=lambda: self._runner is not None and self._runner.is_unattended(),
+            dropped=getattr(self.sink, "dropped", None),
         )
 
     def use_worker(self, worker: Worker, deliver: Callable[[list[Envelope[Event]]], None]) -> None:

@@ -195,14 +195,14 @@ class TestWhatVouches:
         for _ in range(2):
             write_log(path, key=Path("agent.key"))
         put(path, lines_of(path)[:13])
-        assert 0 == call("verify", "--key", str(first)).code
+        assert 3 == call("verify", "--key", str(first)).code
 
         monkeypatch.setenv("HARKEN_AUDIT_KEY_PATH", "agent.key")
         assert 1 == call("verify", "--key", str(first)).code
 
         monkeypatch.setenv("HARKEN_AUDIT_KEY_PATH", "nothing")
         called = call("verify", "--key", str(first))
-        assert (0, True) == (called.code, "would not show: nothing cannot be read" in called.err)
+        assert (3, True) == (called.code, "would not show: nothing cannot be read" in called.err)
 
 
 class TestOutput:

@@ -4,8 +4,11 @@ Checkpoints of the audit log, and the keys that vouch for them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
+import gzip
+import lzma
 import os
 import subprocess
 import threading
@@ -35,7 +38,7 @@ from harken.sinks.audit import AuditLog, create_key, create_signing_key
 from harken.sinks.audit._file import LogFile
 from harken.sinks.audit._seal import Ratchet
 from harken.testing import Captured, FixedClock, capture
-from harken.trail import read_key, verify
+from harken.trail import read_key, read_state, verify
 
 COVERED = ("count", "head", "segment", "mono_ns")
 
@@ -468,7 +471,7 @@ class TestHonestHistories:
             log.write(rung(3))
         log.close()
 
-        report = verify(path, keys=[read_key(first_key)])
+        report = verify(path, keys=[read_key(first_key)], states=[read_state(key)])
 
         assert code == report.exit_code, report.findings
 
@@ -568,6 +571,280 @@ class TestHonestHistories:
 
         assert line == path.read_text()
         assert 0o644 == path.stat().st_mode & 0o777
+
+
+class TestLogOutOfSight:
+    """
+    The file of the key knows where the log ended, when the log itself is not there to say it.
+    """
+
+    @pytest.fixture
+    def first(self, key: Path) -> Path:
+        first = key.with_name("first.key")
+        first.write_text(create_key(key))
+        return first
+
+    def write(self, path: Path, key: Path, *numbers: int, close: bool = True) -> None:
+        log = AuditLog(path, key_path=key, checkpoint_seconds=1000)
+        log.write(rung(1, 2, 3))
+        log.checkpoint()
+        log.write(rung(*numbers))
+        if close:
+            log.close()
+
+    def judged(self, path: Path, key: Path, first: Path) -> tuple[int, list[str]]:
+        report = verify(path, keys=[read_key(first)], states=[read_state(key)])
+        return report.exit_code, [finding.kind for finding in report.findings]
+
+    def test_moved_away(self, path: Path, key: Path, first: Path) -> None:
+        """
+        A log that was moved away while nobody wrote is continued where it ended, and both parts
+        are one log when they are together again.
+        """
+        self.write(path, key, 4)
+        elsewhere = path.rename(key.with_name("moved.jsonl"))
+        self.write(path, key, 4)
+
+        beginning = read_apart(path)[0]
+        alone = self.judged(path, key, first)
+        elsewhere.rename(f"{path}.1")
+        assert (9, "deleted") == (beginning["seq"], beginning["metadata"]["reason"])
+        assert (3, ["epoch", "older"]) == alone
+        assert (0, []) == self.judged(path, key, first)
+
+    @pytest.mark.parametrize(("numbers", "kind"), [((), "skipped"), ((4, 5), "missing")])
+    def test_moved_away_after_a_crash(
+        self, path: Path, key: Path, first: Path, numbers: Sequence[int], kind: str
+    ) -> None:
+        """
+        How many lines were behind the last seal is not known, so that numbers are left out.
+        """
+        self.write(path, key, *numbers, close=False)
+        elsewhere = path.rename(key.with_name("moved.jsonl"))
+        self.write(path, key)
+        elsewhere.rename(f"{path}.1")
+
+        code, kinds = self.judged(path, key, first)
+        assert 1006 == read_apart(path)[0]["seq"]
+        assert (3 if numbers else 0, [kind]) == (code, kinds)
+
+    def test_older_copy(self, path: Path, key: Path, first: Path) -> None:
+        """
+        An older copy that was put in the place of the log is recorded by the next writer.
+        """
+        self.write(path, key)
+        copy = path.read_bytes()
+        self.write(path, key)
+        path.write_bytes(copy)
+        self.write(path, key)
+
+        recovered = [r for r in read(path) if r["event_type"] == "audit.recover"]
+        assert [("shrunk", 12)] == [
+            (r["metadata"]["reason"], r["metadata"]["seq"]) for r in recovered
+        ]
+        assert (3, ["epoch", "cut"]) == self.judged(path, key, first)
+
+    def test_key_that_cannot_be_written(
+        self, path: Path, key: Path, first: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        A log whose end cannot be noted beside its key says so, and is closed all the same.
+        """
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        log.checkpoint()
+        key.unlink()
+        log.close()
+
+        assert "the end of" in capsys.readouterr().err
+        assert "close" == types(read(path))[-1]
+
+    def test_compressed(self, path: Path) -> None:
+        """
+        A log whose newest file was compressed meanwhile is continued, whatever that was done with.
+        """
+        forms = {".gz": gzip.compress, ".xz": lzma.compress}
+        for number, (suffix, compress) in enumerate(forms.items(), 1):
+            log = AuditLog(path)
+            log.write(rung(number))
+            log.close()
+            past = Path(f"{path}.{number}{suffix}")
+            past.write_bytes(compress(path.read_bytes()))
+            path.unlink()
+        AuditLog(path).close()
+
+        opening = read_apart(path)[0]
+        assert (9, "audit.jsonl.2.xz", 3) == (
+            opening["seq"],
+            opening["metadata"]["prev_file"],
+            opening["metadata"]["segment"],
+        )
+
+    def test_compressed_with_zstd(self, path: Path) -> None:
+        """
+        So is one that was compressed with zstd.
+        """
+        zstandard = pytest.importorskip("zstandard", reason="needs harken[zstd]")
+        log = AuditLog(path)
+        log.write(rung(1))
+        log.close()
+        Path(f"{path}.1.zst").write_bytes(zstandard.compress(path.read_bytes()))
+        path.unlink()
+        AuditLog(path).close()
+
+        assert 5 == read_apart(path)[0]["seq"]
+
+    @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+    @pytest.mark.parametrize("content", [b"", b"no such thing", gzip.compress(b"other lines\n")])
+    def test_compressed_and_unreadable(self, path: Path, content: bytes, suffix: str) -> None:
+        """
+        A compressed file that is damaged, or of something else, is left alone.
+        """
+        path.parent.mkdir(parents=True)
+        Path(f"{path}.1{suffix}").write_bytes(content)
+        AuditLog(path).close()
+
+        assert 1 == read(path)[0]["seq"]
+
+    def test_newer_format(self, path: Path) -> None:
+        """
+        A log that a newer harken has written is not continued in an older format.
+        """
+        log = AuditLog(path)
+        log.write(rung(1))
+        with path.open("ab") as file:
+            file.write(path.read_bytes().splitlines()[0].replace(b'"v":1,', b'"v":2,') + b"\n")
+        before = path.read_bytes()
+
+        with pytest.raises(AuditPathError, match="in format 2, and this one knows 1; upgrade"):
+            AuditLog(path)
+        log.write(rung(2))
+
+        assert before == path.read_bytes()
+        assert 1 == log.spilled
+
+
+class TestDrops:
+    def test_are_numbered(self, path: Path) -> None:
+        """
+        What the queue of an ``async`` log has no room for has its numbers, and the log says so.
+        """
+        bus = Bus()
+        log = AuditLog(path, durability="async")
+        bus.attach(log, capacity=10)
+        for number in range(1000):
+            bus.publish(Rung(number=number))
+        bus.close()
+
+        told = [r for r in read(path) if r["event_type"] == "audit.lost"]
+        written = types(read(path)).count("audit_seals.rung")
+        assert log.lost > 0
+        assert 1000 == written + log.lost
+        assert log.lost == sum(r["metadata"]["count"] for r in told)
+        assert {"queue_full"} == {r["metadata"]["reason"] for r in told}
+        assert f"{log.lost:,} records lost" == verify(path).completeness.message
+
+    def test_of_what_is_not_audited(self, path: Path) -> None:
+        """
+        An event that would have no record is no loss.
+        """
+        log = AuditLog(path, durability="async")
+        bus = Bus()
+        with capture(bus) as heard:
+            bus.publish(Rung(number=1), audit=False)
+        log.dropped(heard.envelopes)
+        log.close()
+
+        assert 0 == log.lost
+
+
+class TestOutage:
+    def test_that_is_long(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The more is spilled, the less often it is tried to write all of it.
+        """
+        log = AuditLog(path, lock_wait=0.05)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            log.write(rung(*range(300)))
+            attempts: list[int] = []
+            append = LogFile.append
+
+            def counted(self: LogFile, drafts: Sequence[Any], *args: Any, **options: Any) -> Any:
+                attempts.append(len(drafts))
+                return append(self, drafts, *args, **options)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(LogFile, "append", counted)
+                for number in range(300, 400):
+                    log.write(rung(number))
+        log.checkpoint()
+        log.close()
+
+        assert 0 == log.spilled
+        assert list(range(400)) == [
+            r["metadata"]["number"] for r in read(path) if r["event_type"] == "audit_seals.rung"
+        ]
+        assert 0 < len(attempts) < 100
+
+    def test_that_ends_while_nothing_happens(self, path: Path) -> None:
+        """
+        What was spilled is put into the log with the next checkpoint, without any other record.
+        """
+        log = AuditLog(path, lock_wait=0.05, checkpoint_seconds=0.2)
+        log.write(rung(1))
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            log.write(rung(2))
+        for _ in range(100):
+            if not log.spilled:
+                break
+            time.sleep(0.05)
+        log.close()
+
+        assert ["rung", "rung"] == [
+            name.rpartition(".")[2] for name in types(read(path)) if name.endswith("rung")
+        ]
+        assert "lost" in types(read(path))
+
+    def test_spill_file_that_stays(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Where the spill file cannot be removed, a second outage goes on behind the first.
+        """
+
+        def refuse(_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("harken.sinks.audit._spill.os.unlink", refuse)
+        log = AuditLog(path, lock_wait=0.05)
+        for number in range(2):
+            with open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                log.write(rung(number))
+            log.flush()
+        log.close()
+
+        report = verify(path)
+        assert ("ok", "nothing is missing") == (
+            report.completeness.verdict,
+            report.completeness.message,
+        )
+
+    def test_spill_file_taken_away(self, path: Path) -> None:
+        """
+        A spill file that somebody took away is begun anew.
+        """
+        log = AuditLog(path, lock_wait=0.05)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            log.write(rung(1))
+            (spill,) = path.parent.glob("*.spill-*")
+            spill.unlink()
+            log.write(rung(2))
+            first = read(spill)[0]
+        log.close()
+
+        assert 1 == first["seq"]
 
 
 class TestKeys:

@@ -16,7 +16,9 @@ import harken.trail.anchors
 from harken.record import key_id_of
 from harken.sinks.audit import create_key
 from harken.trail import (
+    Anchor,
     TrailError,
+    head_of,
     read_anchors,
     read_key,
     read_public_key,
@@ -253,17 +255,21 @@ class TestSignatures:
 
     def test_signed_log(self, log: Path) -> None:
         """
-        A log that was signed is verified with the public key.
+        A log that was signed is verified with the public key; that it has all of its end, with an
+        anchor.
         """
         key = read_public_key(log.with_name("public.pem"))
+        head = head_of(log)
 
-        report = verify(log, public_keys=[key])
+        report = verify(log, public_keys=[key], anchors=[Anchor(head.seq, head.hash, "heads", 1)])
+        without = verify(log, public_keys=[key])
 
         assert (0, (), "1 checkpoint, 0 sealed, 1 signed; 1 signatures verified") == (
             report.exit_code,
             report.findings,
             report.seals.message,
         )
+        assert (3, ["end"]) == (without.exit_code, [one.kind for one in without.findings])
 
     def test_public_key_in_hex(self, log: Path) -> None:
         """

@@ -68,7 +68,7 @@ def test_the_sample_is_whole(sample: Sample) -> None:
     """
     Before anything is changed, the log is verified.
     """
-    report = verify(sample.path, keys=[sample.key])
+    report = verify(sample.path, keys=[sample.key], states=[read_state(sample.agent)])
 
     assert (0, (), True) == (report.exit_code, report.findings, len(report.files) > 2)
 

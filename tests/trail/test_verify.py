@@ -823,12 +823,14 @@ class TestFiles:
 
     def test_begun_anew(self, path: Path) -> None:
         """
-        A log that was begun anew beside its compressed past is one whose parts nothing ties.
+        A log that was begun anew beside its past, which was somewhere else then, is one whose parts
+        nothing ties.
         """
         write_log(path)
-        Path(f"{path}.1.gz").write_bytes(gzip.compress(path.read_bytes()))
+        past = gzip.compress(path.read_bytes())
         path.unlink()
         write_log(path)
+        Path(f"{path}.1.gz").write_bytes(past)
 
         report = verify(path)
 
@@ -904,16 +906,19 @@ class TestFiles:
 
     def test_live_file_is_garbage(self, path: Path) -> None:
         """
-        A log that was overwritten has no line that is a record.
+        A log that was overwritten has no line that is a record: without an anchor it is none.
         """
         path.write_bytes(b"garbage\n" * 3)
 
-        report = verify(path)
+        report = verify(path, anchors=[Anchor(1, "0" * 64, "heads", 1)])
 
-        assert (1, [("foreign", 1), ("foreign", 2), ("foreign", 3), ("empty", 0)]) == (
+        expected = [("foreign", 1), ("foreign", 2), ("foreign", 3), ("anchor", 0), ("empty", 0)]
+        assert (1, expected) == (
             report.exit_code,
             [(kind, line) for kind, _, line in found(report)],
         )
+        with pytest.raises(TrailError, match="is no audit log: none of its lines is a record"):
+            verify(path)
 
     def test_renamed_while_it_is_read(self, path: Path) -> None:
         """
@@ -1371,7 +1376,10 @@ class TestSeals:
         second = read_key(tmp_path / "other.first")
         write_log(path, key=other)
 
-        assert 0 == verify(path, keys=[keys.first, second]).exit_code
+        whole = verify(path, keys=[keys.first, second], states=[read_state(other)])
+        past = verify(path, keys=[keys.first, second], states=[read_state(keys.agent)])
+        assert (0, []) == (whole.exit_code, found(whole))
+        assert (3, [("end", "audit.jsonl", 26)]) == (past.exit_code, found(past))
         assert (2, [("key", "audit.jsonl", 25)]) == (
             verify(path, keys=[keys.first]).exit_code,
             found(verify(path, keys=[keys.first])),
@@ -1384,7 +1392,7 @@ class TestSeals:
         write_log(path)
         write_log(path, key=keys.agent)
 
-        assert 0 == verify(path, keys=[keys.first]).exit_code
+        assert 0 == verify(path, keys=[keys.first], states=[read_state(keys.agent)]).exit_code
 
     def test_seal_missing(self, path: Path, keys: Keys) -> None:
         """
@@ -1428,7 +1436,7 @@ class TestSeals:
         end = sealed(7, hash_of(again), n=2, event_type="audit.close", reason="shutdown")
         put(path, [*lines, again, end])
 
-        report = verify(path, keys=[keys.first])
+        report = verify(path, keys=[keys.first], states=[read_state(keys.agent)])
 
         assert (0, []) == (report.exit_code, found(report))
 
@@ -1535,7 +1543,7 @@ class TestSeals:
         def kinds(one: WriterState) -> list[str]:
             return [kind for kind, _, _ in found(verify(path, keys=[keys.first], states=[one]))]
 
-        assert [["state"], ["state"], [], ["epoch"]] == [
+        assert [["state"], ["state"], ["end"], ["epoch"]] == [
             kinds(one) for one in (forged, older, other, far)
         ]
 

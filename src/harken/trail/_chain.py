@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import msgspec
 
-from harken.record import GENESIS
+from harken.record import CHECKPOINT_EVERY, GENESIS
 from harken.trail._line import Damage, Line
 from harken.trail.findings import MAX_FINDINGS, Findings, Part, Weight
 
@@ -305,7 +305,16 @@ class Chain:
         """
         stray = self._stray
         damaged = 0 if run is None else run.count
-        if line.prev == self.head:
+        if line.prev == self.head and first and self._skips(line):
+            self._add(
+                "skipped",
+                "note",
+                file,
+                number,
+                f"no line has the numbers {self.seq + 1} to {line.seq - 1}: whoever began this "
+                "file could not know how far the log went",
+            )
+        elif line.prev == self.head:
             message = f"the line {line.seq} follows the line {self.seq} of its chain"
             self._add("seq", "tampered", file, number, message)
         elif not self.first_seq and line.seq > 1:
@@ -357,6 +366,16 @@ class Chain:
                 self._say_out_of_order(self._stray)
             return False
         return True
+
+    def _skips(self, line: Line) -> bool:
+        """
+        Return whether a new file was begun without the one before it, which is here again.
+        """
+        return (
+            self.seq + 1 < line.seq <= self.seq + 1 + CHECKPOINT_EVERY
+            and line.event_type == "audit.open"
+            and _found(line).reason == "deleted"
+        )
 
     def _take_branch(self, stray: _Stray) -> None:
         """

@@ -135,6 +135,8 @@ class Seals:
         self._vouch = vouch
         # Whether lines are missing since the last seal, so that seals may be, too.
         self._gap = False
+        self._compared: set[str] = set()
+        self._last_used = ""
         # Keys that nobody gave, with the place of their first seal.
         self._unknown: dict[str, tuple[str, int]] = {}
 
@@ -165,6 +167,13 @@ class Seals:
         How many seals of the given keys are right.
         """
         return sum(ratchet.verified for ratchet in self._ratchets.values())
+
+    @property
+    def knows_the_end(self) -> bool:
+        """
+        Whether the log was compared with what its last writer has sealed.
+        """
+        return self._last_used in self._compared
 
     def gap(self) -> None:
         """
@@ -257,6 +266,7 @@ class Seals:
                 self._unknown.setdefault(key_id, (file, number))
             return False
         self._used.add(key_id)
+        self._last_used = key_id
         epoch = -1 if checkpoint.epoch is None else checkpoint.epoch
         if epoch < ratchet.epoch:
             if checkpoint == ratchet.last:
@@ -306,6 +316,7 @@ class Seals:
 
     def _compare(self, ratchet: _Ratchet, state: WriterState, file: str, number: int) -> None:
         last = state.epoch - 1 - state.pending
+        self._compared.add(ratchet.id)
         if ratchet.is_at(state) is False:
             self._add(
                 "state",

@@ -193,6 +193,15 @@ class LogFiles(msgspec.Struct, frozen=True):
         """
         return sum(segment.size for segment in self.segments)
 
+    @property
+    def is_foreign(self) -> bool:
+        """
+        Whether these files hold something else: there are lines, and none looks like a record.
+        """
+        return bool(self.segments) and not any(
+            segment.seq or segment.damage for segment in self.segments
+        )
+
 
 @contextmanager
 def open_log(path: str | os.PathLike[str]) -> Generator[LogFiles]:

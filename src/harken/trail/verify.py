@@ -35,6 +35,7 @@ from harken.trail.files import (
     LogFiles,
     Progress,
     Segment,
+    TrailError,
     open_log,
 )
 from harken.trail.findings import EXIT_CODES, PARTS, Finding, Findings, Part, Verdict, Weight
@@ -171,6 +172,10 @@ def verify(
     """
     with open_log(path) as log:
         verifier = _Verifier(log, keys, public_keys, anchors, progress)
+        if not verifier.asked and log.is_foreign:
+            raise TrailError(
+                f"{log.path} is no audit log: none of its lines is a record; give the path of one"
+            )
         for segment in log.segments:
             verifier.read(segment)
         return verifier.report(states, chain_only=chain_only)
@@ -217,6 +222,8 @@ class _Verifier:
         self._last_event = 0
         self._vouched = 0
         self._vouched_seq = 0
+        # The last place that an anchor knows: whoever cuts off what is before it is found out.
+        self._anchored = 0
         self._shapes: set[tuple[str, ...]] = set()
         self._second = b""
         self._first = True
@@ -403,6 +410,7 @@ class _Verifier:
             if anchor.hash == digest:
                 self._matched.add(anchor)
                 self._vouch_for_line(seq)
+                self._anchored = max(self._anchored, self._place - (self._chain.seq - seq))
             else:
                 self._met[anchor] = (file, number)
 
@@ -543,7 +551,7 @@ class _Verifier:
                 f"{names} did not say goodbye: they were killed, are still at work, or the end "
                 "was cut off",
             )
-        if not self._asked:
+        if not self.asked:
             self._tail(
                 "unvouched",
                 "incomplete",
@@ -561,9 +569,21 @@ class _Verifier:
                 number,
                 f"nothing vouches for the lines from {first} to {chain.seq}",
             )
+        elif self._last_event > self._anchored and not self._seals.knows_the_end:
+            self._tail(
+                "end",
+                "incomplete",
+                file,
+                number,
+                f"whether the log went on after the line {chain.seq}, nothing here can tell: an "
+                "older copy looks the same; give the writer's key file, or an anchor of the end",
+            )
 
     @property
-    def _asked(self) -> bool:
+    def asked(self) -> bool:
+        """
+        Whether there is anything that the log can be compared with.
+        """
         return self._seals.asked or bool(self._anchors)
 
     def _tail(self, kind: str, weight: Weight, file: str, number: int, message: str) -> None:

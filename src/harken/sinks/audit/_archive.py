@@ -63,16 +63,25 @@ def _compress(archive: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(partial)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(partial, flags, FILE_MODE), "r+b") as target:
-            zstandard.ZstdCompressor().copy_stream(source, target)
-            target.flush()
-            os.fsync(target.fileno())
-            source.seek(0)
-            target.seek(0)
-            with zstandard.ZstdDecompressor().stream_reader(target) as again:
-                if _digest(source) != _digest(again):
-                    raise OSError(f"{partial!r} is not what was compressed")
-        os.rename(partial, compressed)
+        try:
+            with open(os.open(partial, flags, FILE_MODE), "r+b") as target:
+                zstandard.ZstdCompressor().copy_stream(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+                source.seek(0)
+                target.seek(0)
+                with zstandard.ZstdDecompressor().stream_reader(target) as again:
+                    if _digest(source) != _digest(again):
+                        raise OSError(f"{partial!r} is not what was compressed")
+            # As old as what is in it: which file is the newest can still be seen.
+            found = os.fstat(source.fileno())
+            os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
+            os.rename(partial, compressed)
+        except OSError:
+            # On a full disk every byte counts.
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+            raise
         sync_folder(compressed)
         os.unlink(archive)
 

@@ -18,13 +18,12 @@ from uuid import UUID
 
 from harken import JSON, Event
 from harken.catalog import AuditCheckpoint, AuditOpened
+from harken.errors import AuditPathError
 from harken.record import (
     CHECKPOINT_EVERY,
-    GENESIS,
     SLACK_NS,
     VERSION,
     Draft,
-    Link,
     control,
     start_of,
     timestamp_ns,
@@ -38,7 +37,15 @@ from harken.sinks.audit._descriptor import (
 )
 from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
 from harken.sinks.audit._seal import Sealer
-from harken.sinks.audit._tail import Tail, archived_as, fingerprint, is_of, read_tail, segment_of
+from harken.sinks.audit._siblings import archived_as, newest_sibling, segment_in
+from harken.sinks.audit._tail import (
+    Tail,
+    fingerprint,
+    first_line,
+    format_of_end,
+    last_line,
+    read_tail,
+)
 
 _UNKNOWN = -1
 
@@ -59,8 +66,6 @@ _IDLE_NS = 60_000_000_000
 
 # What is published of a checkpoint.
 _TOLD = ("segment", "epoch", "count", "head", "mono_ns", "key_id", "mac", "signature")
-
-_COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4")
 
 
 class Writer:
@@ -112,8 +117,8 @@ class LogFile:
         clock: Callable[[], int],
         report: Callable[[str], None],
     ) -> None:
-        self.seq = 0
-        self.head = GENESIS
+        # Where the log ends, as far as we know: from the key's file, until we have seen it.
+        self.seq, self.head, self._may_be_more = sealer.known()
         self.written_bytes = 0
         self.reopened = 0
         self.recovered = 0
@@ -191,6 +196,8 @@ class LogFile:
             result = self._write(drafts)
             if before // CHECKPOINT_EVERY != self.seq // CHECKPOINT_EVERY:
                 self._seal_if_possible()
+            if sealed and result[1] is None:
+                self._leave()
             return result
         except OSError as error:
             self._size = _UNKNOWN
@@ -364,7 +371,7 @@ class LogFile:
                 link = read_tail(old, os.fstat(old).st_size).link
                 if link is not None and link.seq > self.seq:
                     self.seq, self.head = link.seq, link.hash
-                self._segment_before = segment_of(old)
+                self._segment_before = segment_in(first_line(old))
         except BaseException:
             let_go(fd)
             raise
@@ -383,20 +390,21 @@ class LogFile:
             self._notes.pop(name, None)
         tail = read_tail(fd, size)
         link = tail.link
+        if tail.sealed < tail.whole:
+            self._check_format(tail)
         end = self._cut_torn(tail, size)
         if tail.sealed < tail.whole:
             self._recover("foreign", "foreign_line", **fingerprint(fd, tail.sealed, tail.whole))
         if self.seq and (self._seen > 0 if link is None else link.seq < self.seq):
-            self._recover(
-                "shrunk", "shrunk", had=self._seen, has=size, seq=self.seq, head=self.head
-            )
+            had = {"had": self._seen} if self._seen else {}
+            self._recover("shrunk", "shrunk", **had, has=size, seq=self.seq, head=self.head)
             self._began_ns = None
         self._size = self._seen = end
         self._latest_ns = 0
         if link is None:
             self._continue_another()
         else:
-            self.seq, self.head = link.seq, link.hash
+            self.seq, self.head, self._may_be_more = link.seq, link.hash, False
             self._latest_ns = link.time_ns
             self._shared = self._shared or link.writer != self._writer.id
             if link.event_type == "audit.checkpoint":
@@ -405,6 +413,15 @@ class LogFile:
             self._finish_rotation(tail)
         if self._reason is not None and "open" not in self._notes:
             self._notes["open"] = self._opening(self._reason)
+
+    def _check_format(self, tail: Tail) -> None:
+        version = format_of_end(self._fd, tail)
+        if version is not None and version > VERSION:
+            raise AuditPathError(
+                f"audit log {self._path!r} cannot be continued: a newer harken wrote it in format "
+                f"{version}, and this one knows {VERSION}; upgrade harken, or choose another path",
+                self._path,
+            )
 
     def _cut_torn(self, tail: Tail, size: int) -> int:
         if tail.whole == size:
@@ -428,54 +445,27 @@ class LogFile:
         """
         The file has no line yet: find the one that it continues.
         """
-        sibling = self._newest_sibling()
+        sibling = newest_sibling(self._path)
         previous: dict[str, str] = {}
         reason = self._moved
         before = self._segment or self._segment_before
-        if sibling is not None and sibling[0].seq >= self.seq:
-            link, name, archived, before = sibling
-            self.seq, self.head = link.seq, link.hash
-            previous = {"prev_file": name}
+        if sibling is not None and sibling.link.seq >= self.seq:
+            before = sibling.segment
+            self.seq, self.head = sibling.link.seq, sibling.link.hash
+            previous = {"prev_file": sibling.name}
             # An archive that we made ourselves was continued by a file that is gone now.
-            reason = reason or ("deleted" if archived else "renamed")
+            reason = reason or ("deleted" if sibling.archived else "renamed")
+        elif self.seq and reason is None:
+            # It was moved out of sight while nobody had it open.
+            reason = "deleted"
+            if self._may_be_more:
+                # Not to use a number twice: so many lines may stand behind the last seal.
+                self.seq += CHECKPOINT_EVERY
+        self._may_be_more = False
         self._segment = before + 1
         if "shrunk" not in self._notes:
             # A writer that had let go of the file, and finds none, was there before.
-            self._notes["open"] = self._opening(reason or self._reason or "deleted", **previous)
-
-    def _newest_sibling(self) -> tuple[Link, str, bool, int] | None:
-        """
-        Return the last link of the newest file whose name begins like ours, with that name,
-        whether it is an archive, and its number.
-        """
-        folder, base = os.path.split(self._path)
-        newest: tuple[Link, str, bool, int] | None = None
-        with os.scandir(folder) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.startswith((f"{base}.", f"{base}-"))
-                and not entry.name.startswith((f"{base}.spill-", f"{base}.new"))
-                and not entry.name.endswith(_COMPRESSED)
-                and entry.is_file(follow_symlinks=False)
-            ]
-        for name in names:
-            try:
-                fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except (FileNotFoundError, PermissionError):
-                continue
-            try:
-                if not is_of(fd, f"audit_log:{base}"):
-                    continue
-                lock(fd, 0.1)
-                tail = read_tail(fd, os.fstat(fd).st_size)
-                archived = archived_as(fd, tail) is not None
-                number = segment_of(fd)
-            finally:
-                os.close(fd)
-            if tail.link is not None and (newest is None or tail.link.seq > newest[0].seq):
-                newest = (tail.link, name, archived, number)
-        return newest
+            self._notes["open"] = self._opening(reason or self._reason or "start", **previous)
 
     def _opening(self, reason: str, **previous: str) -> Draft:
         return self.note(
@@ -493,7 +483,7 @@ class LogFile:
         Return the number of the file in its log, from 1.
         """
         if self._segment is None:
-            self._segment = segment_of(self._fd)
+            self._segment = segment_in(first_line(self._fd))
         return self._segment
 
     def _opened(self, seq: int, head: str) -> None:
@@ -624,6 +614,15 @@ class LogFile:
         else:
             self._cannot_seal = False
 
+    def _leave(self) -> None:
+        """
+        Let the key's file know where we leave the log, so that it is missed when it is gone.
+        """
+        try:
+            self._sealer.written(self.seq, self.head, ended=True)
+        except OSError as error:
+            self._report(f"the end of {self._path!r} is not noted beside its key: {error}")
+
     def _seal(self) -> None:
         pending = self._sealer.pending()
         if pending is not None:
@@ -635,7 +634,7 @@ class LogFile:
         if self._sealer.has_key:
             # The key must not know of a checkpoint that a loss of power takes away.
             sync_data(self._fd)
-        self._sealer.written()
+        self._sealer.written(self.seq, self.head)
 
     def _put_checkpoint(self, checkpoint: Mapping[str, JSON]) -> None:
         draft = self.note("audit.checkpoint", **checkpoint)
@@ -700,7 +699,7 @@ class LogFile:
         self._roll(name)
 
     def _finish_rotation(self, tail: Tail) -> None:
-        name = None if self._notes else archived_as(self._fd, tail)
+        name = None if self._notes else archived_as(last_line(self._fd, tail))
         if name is not None and os.path.basename(name) == name:
             self._try(lambda: self._roll(name))
 

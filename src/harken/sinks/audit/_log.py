@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -35,6 +36,9 @@ from harken.sinks.audit._spill import Spill
 # be slowed down by each record for as long as another process hangs.
 _IMPATIENCE = 0.02
 
+# So many spilled records are tried again with every new one; more of them cost too much.
+_FEW = 256
+
 # Bytes of spilled records that are kept in memory until they can be put into the log.
 _MERGED_BYTES = 16 * 1024 * 1024
 
@@ -55,6 +59,8 @@ class _Missing(msgspec.Struct):
     # What was spilled, as long as memory allows, to be put into the log when that is possible.
     drafts: list[Draft] = []
     size: int = 0
+    # What stopped the last attempt to do so.
+    error: OSError | None = None
 
 
 class AuditLog:
@@ -164,6 +170,8 @@ class AuditLog:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._compress = compress is not None
+        self._cannot_compress = False
+        self._compress_after = 0.0
         self._lock_wait = lock_wait
         self._clock = clock
         self._sealer = Sealer(
@@ -181,6 +189,9 @@ class AuditLog:
             raise explained(error, self.path) from error
         self._messages += dangers(self.path)
         self._say()
+        if self._sealer.has_key:
+            # From now on it says every minute that it is still there.
+            self._beat.start()
         _watch_forks()
         _logs.add(self)
 
@@ -189,9 +200,13 @@ class AuditLog:
         self._lock = threading.RLock()
         self._busy = False
         self._interrupting: list[Draft] = []
+        # How many records each time were dropped before they came here; see `dropped()`.
+        self._dropped: deque[int] = deque()
         self._messages: list[str] = []
         self._missing: _Missing | None = None
         self._outage = False
+        # On the monotonic clock: before that, what is missing is not tried again.
+        self._retry_after = 0.0
         self._records = 0
         self._lost = 0
         self._spilled = 0
@@ -235,7 +250,7 @@ class AuditLog:
         """
         Events of this process whose record is nowhere.
         """
-        return self._lost
+        return self._lost + sum(tuple(self._dropped))
 
     @property
     def spilled(self) -> int:
@@ -323,6 +338,17 @@ class AuditLog:
                 f"audit log {self.path!r} could not be written: {error.strerror or error}", (error,)
             ) from error
 
+    def dropped(self, batch: Sequence[Envelope[Event]], /) -> None:
+        """
+        Count the records that the queue before an ``async`` log had no room for.
+
+        They have their numbers all the same: the log says with the next record what is missing.
+        """
+        count = sum(envelope.audit for envelope in batch)
+        if count:
+            # This may be a publisher's thread, and must not wait for a write.
+            self._dropped.append(count)
+
     def flush(self, timeout: float = 5.0) -> bool:
         """
         Return whether the log holds, or tells the loss of, everything it was given so far.
@@ -333,7 +359,8 @@ class AuditLog:
             return False
         bus = None if self._bus is None else self._bus()
         try:
-            if self._missing is not None and not self._closed and not self._busy:
+            if self._is_owing and not self._closed and not self._busy:
+                self._retry_after = 0.0
                 self._append_all(())
             if bus is not None and bus.is_closing and not self._closed and not self._busy:
                 # The last moment at which the others can still hear of it.
@@ -349,12 +376,14 @@ class AuditLog:
 
     def checkpoint(self) -> None:
         """
-        Write a checkpoint if one is due, and compress archives where that was asked for; called
-        every now and then by a thread of the log's own.
+        Write a checkpoint if one is due, after what an outage has left to be written; and compress
+        archives where that was asked for. Called every now and then by a thread of the log's own.
         """
         with self._lock:
             if self._closed or self._busy:
                 return
+            if self._is_owing:
+                self._append_all(())
             self._busy = True
             try:
                 self._file.beat(self._lock_wait)
@@ -369,14 +398,21 @@ class AuditLog:
         self._tell()
 
     def _compress_archives(self) -> None:
+        begun = time.monotonic()
+        if begun < self._compress_after:
+            return
         try:
             compress_archives(self.path)
         except OSError as error:
-            self._messages.append(
-                f"archives of {self.path!r} stay as they are: {error.strerror or error}"
-            )
-            # Whatever the reason is, it is not gone in ten seconds.
-            self._compress = False
+            self._compress_after = _after_vain(begun)
+            if not self._cannot_compress:
+                self._messages.append(
+                    f"archives of {self.path!r} stay as they are until they can be compressed: "
+                    f"{error.strerror or error}"
+                )
+            self._cannot_compress = True
+        else:
+            self._cannot_compress = False
 
     def close(self, timeout: float = 5.0) -> None:
         """
@@ -426,10 +462,11 @@ class AuditLog:
         return error
 
     def _append(self, drafts: Sequence[Draft]) -> OSError | None:
+        self._count_dropped()
         missing = self._missing
         error = None
         if missing is not None:
-            error = self._make_good(missing, min(self._lock_wait, _IMPATIENCE))
+            error = self._try_to_make_good(missing)
         written = 0
         if error is None and drafts:
             written, error = self._file.append(drafts, self._lock_wait)
@@ -439,6 +476,42 @@ class AuditLog:
         if error is not None and len(drafts) > written:
             self._miss(drafts[written:], error)
         return error
+
+    @property
+    def _is_owing(self) -> bool:
+        """
+        Whether something is missing that the log does not say yet.
+        """
+        return self._missing is not None or bool(self._dropped)
+
+    def _count_dropped(self) -> None:
+        count = 0
+        with suppress(IndexError):
+            while True:
+                count += self._dropped.popleft()
+        if count:
+            self._lost += count
+            self._note_missing("queue_full", count).count += count
+
+    def _note_missing(self, reason: str, count: int) -> _Missing:
+        """
+        Give numbers to so many records that are not in the log, and return what is missing by now.
+        """
+        first_n = self._writer.n + 1
+        self._writer.n += count
+        if self._missing is None:
+            self._missing = _Missing(reason, first_n, first_n)
+        self._missing.last_n = self._writer.n
+        return self._missing
+
+    def _try_to_make_good(self, missing: _Missing) -> OSError | None:
+        begun = time.monotonic()
+        is_much = len(missing.drafts) > _FEW
+        if missing.error is not None and is_much and begun < self._retry_after:
+            return missing.error
+        missing.error = self._make_good(missing, min(self._lock_wait, _IMPATIENCE))
+        self._retry_after = _after_vain(begun)
+        return missing.error
 
     def _make_good(self, missing: _Missing, patience: float) -> OSError | None:
         """
@@ -462,15 +535,12 @@ class AuditLog:
         return None
 
     def _miss(self, drafts: Sequence[Draft], error: OSError) -> None:
-        first_n = self._writer.n + 1
-        self._writer.n += len(drafts)
+        missing = self._note_missing(_reason(error), len(drafts))
         spilled = 0
         if not self.required:
-            spilled, _ = self._spill.append(drafts, first_n)
+            spilled, _ = self._spill.append(drafts, missing.last_n - len(drafts) + 1)
         self._spilled += spilled
         self._lost += len(drafts) - spilled
-        if self._missing is None:
-            self._missing = _Missing(_reason(error), first_n, first_n)
         # On a disk that is nearly full every other record may fail: that is one outage.
         if not self._outage:
             self._outage = True
@@ -479,13 +549,12 @@ class AuditLog:
                 f"audit log {self.path!r} cannot be written ({error.strerror or error}); records "
                 f"{fate} until it can"
             )
-        self._missing.last_n = self._writer.n
-        self._missing.spilled += spilled
+        missing.spilled += spilled
         size = sum(len(draft.front) + len(draft.back) for draft in drafts[:spilled])
-        if self._missing.size + size <= _MERGED_BYTES:
-            self._missing.drafts += drafts[:spilled]
-            self._missing.size += size
-        self._missing.count += len(drafts) - spilled
+        if missing.size + size <= _MERGED_BYTES:
+            missing.drafts += drafts[:spilled]
+            missing.size += size
+        missing.count += len(drafts) - spilled
 
     def _end_outage(self) -> None:
         with self._lock:
@@ -508,6 +577,7 @@ class AuditLog:
         return report
 
     def _finish(self, patience: float) -> None:
+        self._count_dropped()
         if self._writer.n:
             missing, error = self._missing, None
             if missing is not None:
@@ -596,6 +666,16 @@ class AuditLog:
 def _check(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise SettingsError(f"{option} is one of {', '.join(known)}; not {value!r}")
+
+
+def _after_vain(begun: float) -> float:
+    """
+    Return when to try again what was tried in vain since *begun*, on the monotonic clock.
+
+    What costs more, with more to put into the log, or a larger archive, is tried less often: nine
+    tenths of the time remain for others.
+    """
+    return 10 * time.monotonic() - 9 * begun
 
 
 def _reason(error: OSError) -> str:

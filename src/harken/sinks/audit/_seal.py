@@ -11,9 +11,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from harken import JSON
 from harken.errors import AuditKeyError
 from harken.record import (
+    GENESIS,
     KEY_SLOT,
     KeyState,
     evolved,
@@ -64,12 +67,12 @@ class Ratchet:
                 self.path,
             ) from error
 
-    def pending(self) -> dict[str, JSON] | None:
+    def state(self) -> KeyState:
         """
-        Return a checkpoint that was made and perhaps not written, because of a crash or an error.
+        Return what the file holds.
         """
         with self._opened() as fd:
-            return _read(fd, self.path).pending
+            return _read(fd, self.path)
 
     def seal(self, checkpoint: dict[str, JSON], signer: Signer | None = None) -> dict[str, JSON]:
         """
@@ -91,22 +94,39 @@ class Ratchet:
                 sealed |= signer.sign(message)
             _replace(
                 fd,
-                KeyState(
-                    state.generation + 1, state.key_id, state.epoch + 1, evolved(key).hex(), sealed
+                msgspec.structs.replace(
+                    state,
+                    generation=state.generation + 1,
+                    epoch=state.epoch + 1,
+                    key=evolved(key).hex(),
+                    pending=sealed,
+                    seq=checkpoint["count"],
+                    head=checkpoint["head"],
+                    ended=False,
                 ),
             )
             return sealed
 
-    def written(self) -> None:
+    def written(self, seq: int, head: str, *, ended: bool) -> None:
         """
-        Note that the checkpoint that was pending is in the log.
+        Note that the log has a line *seq*, with the hash *head*, and with it all checkpoints.
+
+        Args:
+            ended: Whether the writer leaves now.
         """
         with self._opened() as fd:
             state = _read(fd, self.path)
-            if state.pending is not None:
-                _replace(
-                    fd, KeyState(state.generation + 1, state.key_id, state.epoch, state.key, None)
-                )
+            _replace(
+                fd,
+                msgspec.structs.replace(
+                    state,
+                    generation=state.generation + 1,
+                    pending=None,
+                    seq=seq,
+                    head=head,
+                    ended=ended,
+                ),
+            )
 
     @contextmanager
     def _opened(self) -> Generator[int]:
@@ -155,7 +175,17 @@ class Sealer:
         """
         Return a checkpoint that has to be written before the next one is made.
         """
-        return None if self._ratchet is None else self._ratchet.pending()
+        return None if self._ratchet is None else self._ratchet.state().pending
+
+    def known(self) -> tuple[int, str, bool]:
+        """
+        Return the number and the hash of the last line that was in the log for sure, and whether
+        there may have been more behind it.
+        """
+        if self._ratchet is None:
+            return 0, GENESIS, False
+        state = self._ratchet.state()
+        return state.seq, state.head, not state.ended
 
     def seal(self, *, count: int, head: str, segment: int, mono_ns: int) -> dict[str, JSON]:
         """
@@ -176,12 +206,12 @@ class Sealer:
             checkpoint |= self._signer.sign(seal_message(epoch=None, **checkpoint))
         return checkpoint
 
-    def written(self) -> None:
+    def written(self, seq: int, head: str, *, ended: bool = False) -> None:
         """
-        Note that the checkpoint is in the log.
+        Note that the last checkpoint is in the log, and that the log ends with the line *seq*.
         """
         if self._ratchet is not None:
-            self._ratchet.written()
+            self._ratchet.written(seq, head, ended=ended)
 
 
 def create_key(path: str | os.PathLike[str]) -> str:

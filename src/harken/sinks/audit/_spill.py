@@ -43,6 +43,9 @@ class Spill:
         try:
             fd = os.open(self.path, FLAGS | os.O_CREAT, FILE_MODE)
             try:
+                if not os.fstat(fd).st_size:
+                    # Somebody took it away.
+                    self._begin()
                 for draft in drafts:
                     self._append(fd, draft, first_n + done)
                     done += 1
@@ -67,10 +70,19 @@ class Spill:
         """
         Remove the file, whose records are in the log now.
         """
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            self._begin()
+        except OSError:
+            # It stays; what is spilled later goes on behind what is there.
+            pass
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         self._seq = 0
         self.head = GENESIS
-        with suppress(OSError):
-            os.unlink(self.path)
 
     def _remove_empty(self) -> None:
         if not self._seq:

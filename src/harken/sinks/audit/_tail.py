@@ -9,8 +9,7 @@ from hashlib import sha256
 
 import msgspec
 
-from harken import JSON
-from harken.record import MAX_LINE, Link, RecordError, link_of, parse
+from harken.record import MAX_LINE, Link, RecordError, format_of, link_of
 
 _BLOCK = 4096
 _LARGEST_BLOCK = 1 << 20
@@ -57,39 +56,26 @@ def read_tail(fd: int, size: int) -> Tail:
     return Tail(None, 0, 0, whole)
 
 
-def archived_as(fd: int, tail: Tail) -> str | None:
+def format_of_end(fd: int, tail: Tail) -> int | None:
     """
-    Return what the file is to be called, when its last sealed line says that it was closed.
+    Return the version of the format that the last whole line has; None when it is no record.
     """
-    if tail.link is None or tail.link.event_type != "audit.close":
-        return None
-    record = parse(os.pread(fd, tail.sealed - tail.begin, tail.begin))
-    name = record["metadata"].get("archived_as")
-    return str(name) if name else None
+    return format_of(os.pread(fd, _BLOCK, _line_start(fd, max(0, tail.whole - 1))))
 
 
-def segment_of(fd: int) -> int:
+def first_line(fd: int) -> bytes:
     """
-    Return the number of a file in its log, as its first line has it; 1 when it does not say.
+    Return the first line of a file; what has no end within 4 KiB is none of our own.
     """
-    first = _first_record(fd)
-    number = None if first is None else first["metadata"].get("segment")
-    return number if isinstance(number, int) else 1
-
-
-def is_of(fd: int, resource: str) -> bool:
-    """
-    Return whether a file is one of the log *resource*, as far as its first line says.
-    """
-    first = _first_record(fd)
-    if first is None or not first["event_type"].startswith("audit."):
-        return True
-    return bool(first["resource"] == resource)
-
-
-def _first_record(fd: int) -> dict[str, JSON] | None:
     line, end, _ = os.pread(fd, _BLOCK, 0).partition(b"\n")
-    return None if _link(line + end) is None else parse(line)
+    return line + end
+
+
+def last_line(fd: int, tail: Tail) -> bytes:
+    """
+    Return the last sealed line of a file; nothing when there is none.
+    """
+    return os.pread(fd, tail.sealed - tail.begin, tail.begin)
 
 
 def fingerprint(fd: int, start: int, end: int) -> dict[str, str | int]:
