@@ -137,6 +137,9 @@ class LogFile:
         self._clock = clock
         self._report = report
         self._fd = -1
+        # One that is on its way to become ours, or no longer is: whatever interrupts that, it must
+        # not keep its lock.
+        self._homeless_fd = -1
         self._inode = 0
         self._device = 0
         # The size that the file had after our last look; and the largest that we saw it have.
@@ -207,8 +210,7 @@ class LogFile:
             self._size = _UNKNOWN
             raise
         finally:
-            if self._fd >= 0:
-                self._unlock()
+            self._unlock()
 
     def beat(self, patience: float) -> None:
         """
@@ -227,8 +229,7 @@ class LogFile:
             # Whatever it is, the next record meets it, too, and says so.
             self._size = _UNKNOWN
         finally:
-            if self._fd >= 0:
-                self._unlock()
+            self._unlock()
 
     def note(self, event_type: str, **details: object) -> Draft:
         """
@@ -284,6 +285,11 @@ class LogFile:
         self._seen = 0
 
     def _unlock(self) -> None:
+        if self._homeless_fd >= 0:
+            # An interrupt came at the worst moment.
+            self._drop(self._homeless_fd)
+        if self._fd < 0:
+            return
         try:
             unlock(self._fd)
         except OSError:
@@ -292,6 +298,11 @@ class LogFile:
             self._forget()
             let_go(fd)
 
+    def _drop(self, fd: int) -> None:
+        # Forgotten first: a number that is closed may be somebody else's the next moment.
+        self._homeless_fd = -1
+        let_go(fd)
+
     # Getting at the file.
 
     def _open_locked(self, patience: float) -> tuple[int, os.stat_result]:
@@ -299,7 +310,7 @@ class LogFile:
         Return a locked descriptor of the file that is at the path, and what it is.
         """
         for _ in range(10 * _ATTEMPTS):
-            fd = open_log(self._path)
+            fd = self._homeless_fd = open_log(self._path)
             try:
                 lock(fd, patience)
                 found = os.fstat(fd)
@@ -307,14 +318,14 @@ class LogFile:
                     if os.path.samestat(os.lstat(self._path), found):
                         return fd, found
             except BaseException:
-                let_go(fd)
+                self._drop(fd)
                 raise
-            let_go(fd)
+            self._drop(fd)
         raise OSError(errno.EAGAIN, "the file is moved away again and again")
 
     def _adopt(self, fd: int, found: os.stat_result) -> None:
         # Must not fail: the descriptor holds the lock, and has no other owner.
-        self._fd = fd
+        self._fd, self._homeless_fd = fd, -1
         self._inode = found.st_ino
         self._device = found.st_dev
         self._size = _UNKNOWN
@@ -329,7 +340,7 @@ class LogFile:
                 sync_data(fd)
             except OSError as error:
                 self.unsynced_seq, self.unsynced_error = self.seq, error
-        let_go(fd)
+        self._drop(fd)
 
     def _settle(self, patience: float) -> None:
         """
@@ -373,9 +384,10 @@ class LogFile:
                     self.seq, self.head = link.seq, link.hash
                 self._segment_before = segment_in(first_line(old))
         except BaseException:
-            let_go(fd)
+            self._drop(fd)
             raise
         self._adopt(fd, found)
+        self._homeless_fd = old
         self._retire(old)
         self._moved = reason
         self.reopened += 1
@@ -619,7 +631,7 @@ class LogFile:
         Let the key's file know where we leave the log, so that it is missed when it is gone.
         """
         try:
-            self._sealer.written(self.seq, self.head, ended=True)
+            self._sealer.ended(self.seq, self.head)
         except OSError as error:
             self._report(f"the end of {self._path!r} is not noted beside its key: {error}")
 
@@ -712,7 +724,7 @@ class LogFile:
         with suppress(FileNotFoundError):
             os.unlink(new)
         n = self._writer.n
-        fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        fd = self._homeless_fd = os.open(new, FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             lock(fd, 0)
             number = self._number()
@@ -735,7 +747,7 @@ class LogFile:
             if isinstance(error, OSError) and self._writer.n > n:
                 self._writer.n = n
             self._segment = None
-            let_go(fd)
+            self._drop(fd)
             with suppress(OSError):
                 os.unlink(new)
             raise
@@ -745,12 +757,13 @@ class LogFile:
         self.written_bytes += len(line)
         old = self._fd
         self._adopt(fd, found)
+        self._homeless_fd = old
         self._segment = number + 1
         self._opened(seq, before)
         self._size = self._seen = len(line)
         self._latest_ns = opening.time_ns
         self._reason = None
-        let_go(old)
+        self._drop(old)
 
     def _link(self, archive: str) -> str:
         # link() never replaces a file, as rename() does.

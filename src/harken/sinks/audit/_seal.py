@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -107,26 +107,23 @@ class Ratchet:
             )
             return sealed
 
-    def written(self, seq: int, head: str, *, ended: bool) -> None:
+    def written(self, seq: int, head: str) -> None:
         """
-        Note that the log has a line *seq*, with the hash *head*, and with it all checkpoints.
+        Note that the checkpoint that was pending is in the log, which has a line *seq* with the
+        hash *head*.
+        """
+        self._change(pending=None, seq=seq, head=head)
 
-        Args:
-            ended: Whether the writer leaves now.
+    def ended(self, seq: int, head: str) -> None:
         """
+        Note that the writer leaves a log which ends with the line *seq*, with the hash *head*.
+        """
+        self._change(seq=seq, head=head, ended=True)
+
+    def _change(self, **changes: Any) -> None:
         with self._opened() as fd:
             state = _read(fd, self.path)
-            _replace(
-                fd,
-                msgspec.structs.replace(
-                    state,
-                    generation=state.generation + 1,
-                    pending=None,
-                    seq=seq,
-                    head=head,
-                    ended=ended,
-                ),
-            )
+            _replace(fd, msgspec.structs.replace(state, generation=state.generation + 1, **changes))
 
     @contextmanager
     def _opened(self) -> Generator[int]:
@@ -206,12 +203,19 @@ class Sealer:
             checkpoint |= self._signer.sign(seal_message(epoch=None, **checkpoint))
         return checkpoint
 
-    def written(self, seq: int, head: str, *, ended: bool = False) -> None:
+    def written(self, seq: int, head: str) -> None:
         """
         Note that the last checkpoint is in the log, and that the log ends with the line *seq*.
         """
         if self._ratchet is not None:
-            self._ratchet.written(seq, head, ended=ended)
+            self._ratchet.written(seq, head)
+
+    def ended(self, seq: int, head: str) -> None:
+        """
+        Note that the writer leaves the log, which ends with the line *seq*.
+        """
+        if self._ratchet is not None:
+            self._ratchet.ended(seq, head)
 
 
 def create_key(path: str | os.PathLike[str]) -> str:
