@@ -34,6 +34,10 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 EXTRAS = ",".join(PYPROJECT["project"]["optional-dependencies"])
 PYTHON_FILES = ("src", "tests", "features", "benchmarks", "noxfile.py")
 TYPED_FILES = ("src", "tests/typing/api.py")
+BENCHMARKS = (
+    *("dispatch", "caller", "pipeline", "audit_append", "scaling", "memory", "scrape"),
+    *("import_time", "verifying", "writers", "unused", "million", "blocked_exporter"),
+)
 SUPPRESSION = re.compile(r"#\s*(type:\s*ignore|pyright:|mypy:|noqa|ruff:|pragma:)")
 
 
@@ -156,14 +160,21 @@ def faults(session: nox.Session) -> None:
         session.run("python", str(script), *session.posargs)
 
 
-@nox.session
+@nox.session(python=PYTHONS)
 def bench(session: nox.Session) -> None:
     """
-    What things cost, beside what others cost in the same run.
+    What things cost, beside what others cost in the same run; writes docs/performance.
     """
     install(session, "bench", f".[{EXTRAS}]")
-    for script in sorted(Path("benchmarks").glob("*.py")):
-        session.run("python", str(script), *session.posargs)
+    folder = Path("docs/performance")
+    if "--quick" in session.posargs:
+        # Figures of a few seconds are no figures to keep.
+        folder = Path(session.create_tmp()).resolve()
+    for script in BENCHMARKS:
+        out = ("--out", str(folder / "results"))
+        session.run("python", f"benchmarks/{script}.py", *out, *session.posargs)
+    paths = ("--results", str(folder / "results"), "--out", str(folder))
+    session.run("python", "benchmarks/report.py", *paths)
 
 
 @nox.session

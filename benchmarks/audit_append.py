@@ -1,27 +1,30 @@
 """
-What one audited event of about 1 KB costs its publisher, against one line of python-json-logger.
+What one audited event of about 1 KB costs its publisher, against one line of a log.
 
-Prints, for each durability and with redaction on and off, the median over rounds of the ratio of
-both costs; the rounds are interleaved, so that whatever the machine does meanwhile hits both.
-That cost is the whole of `Bus.publish()`: with ``process``, the record is in the kernel when it
-returns; with ``group``, on the disk; with ``async``, in a queue.
+Everything of `Bus.publish()` is measured, for each durability and with redaction on and off: with
+``process``, the record is in the kernel when it returns; with ``group``, on the disk; with
+``async``, in a queue. The lines beside it say the same: by `logging` with python-json-logger (the
+yardstick), by structlog and by loguru. ``orjson + os.write`` is the floor: a line without a hash,
+a lock, or a look whether the file is still there.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import loguru
+import orjson
+import structlog
+from measure import Sample, begin, calling, interleaved
+from naive import file_logger
 from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from harken import JSON, Bus, Event
 from harken.sinks.audit import AuditLog
@@ -31,6 +34,17 @@ ARGUMENTS: dict[str, JSON] = {
     "query": "disk usage over 90 percent on the build hosts",
     "lines": list(range(20)),
     "text": "The quick brown fox looks at the state of every host, and writes it down. " * 10,
+}
+FIELDS: dict[str, JSON] = {
+    "tool_name": "read_file",
+    "tool_call_id": "call-1",
+    "arguments": ARGUMENTS,
+}
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+YARDSTICK = "python-json-logger"
+BARS = {
+    "harken process": {"bar": 0.5, "stretch": 0.35},
+    "harken process, redacted": {"bar": 0.9, "stretch": 0.6},
 }
 
 
@@ -45,77 +59,95 @@ class FileRead(
     arguments: dict[str, JSON]
 
 
-def seconds(call: Callable[[], object], calls: int) -> float:
+def by_logging(path: Path, formatter: logging.Formatter) -> Callable[[], object]:
     """
-    Return the seconds that one of so many calls takes.
+    Return what logs one line about the event.
     """
-    begun = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - begun) / calls
+    logger = file_logger(path, formatter)
+    return lambda: logger.info("tool started", extra=FIELDS)
 
 
-def json_logger(folder: Path) -> Callable[[], object]:
+def by_structlog(path: Path) -> Callable[[], object]:
     """
-    Return what logs one line about the event to a file, as an application would without harken.
+    Return the same by structlog, set up as its page on performance says.
     """
-    logger = logging.getLogger("benchmark")
-    handler = logging.FileHandler(folder / "app.log")
-    handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    fields = {"tool_name": "read_file", "tool_call_id": "call-1", "arguments": ARGUMENTS}
-    return lambda: logger.info("tool started", extra=fields)
+    logger = structlog.wrap_logger(
+        structlog.BytesLogger(path.open("ab")),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    ).bind()
+    return lambda: logger.info("tool started", **FIELDS)
 
 
-class Sample:
+def by_loguru(path: Path) -> Callable[[], object]:
     """
-    A call that is measured, in rounds beside the line of the logger.
+    Return the same by loguru, which serialises by itself.
     """
-
-    def __init__(self, name: str, call: Callable[[], object], calls: int) -> None:
-        self.name = name
-        self.call = call
-        self.calls = calls
-        self.ratios: list[float] = []
+    loguru.logger.remove()
+    loguru.logger.add(path, format="{message}", serialize=True, catch=False)
+    return lambda: loguru.logger.bind(**FIELDS).info("tool started")
 
 
-def publishing(folder: Path, name: str, *, redaction: bool, **options: Any) -> Sample:
+def by_hand(path: Path) -> Callable[[], object]:
+    """
+    Return what encodes the fields and writes the line.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return lambda: os.write(fd, orjson.dumps(FIELDS) + b"\n")
+
+
+def by_harken(path: Path, calls: int, *, redaction: bool, durability: Any) -> Sample:
+    """
+    Return what measures publishing the event to an audit log alone.
+    """
     bus = Bus(redaction=redaction)
-    bus.attach(AuditLog(folder / f"{name}.jsonl", **options))
-    calls = 100 if options.get("durability") == "group" else 1000
+    bus.attach(AuditLog(path, durability=durability))
     event = FileRead(path="infra/modules/network/main.tf", arguments=ARGUMENTS)
-    return Sample(name, lambda: bus.publish(event), calls)
+    return calling(lambda: bus.publish(event), calls, after=lambda: bus.flush(60))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21)
-    options = parser.parse_args()
-    print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores")
+    results = begin(__doc__, __file__, rounds=21, quick=3)
+    calls = results.scaled(1000)
     with tempfile.TemporaryDirectory(prefix="harken-benchmark-") as name:
         folder = Path(name)
-        line = json_logger(folder)
-        samples = [
-            publishing(folder, "process, plain", redaction=False),
-            publishing(folder, "process, redacted", redaction=True),
-            publishing(folder, "async, plain", redaction=False, durability="async"),
-            publishing(folder, "async, redacted", redaction=True, durability="async"),
-            publishing(folder, "group, redacted", redaction=True, durability="group"),
-        ]
-        base: list[float] = []
-        for _ in range(options.rounds):
-            for sample in samples:
-                one = seconds(line, sample.calls)
-                base.append(one)
-                sample.ratios.append(seconds(sample.call, sample.calls) / one)
-        print(f"one line of python-json-logger: {statistics.median(base) * 1e6:.1f} us")
-        for sample in samples:
-            low, high = min(sample.ratios), max(sample.ratios)
-            print(
-                f"{sample.name:<20} {statistics.median(sample.ratios):6.2f}x "
-                f"({low:.2f} to {high:.2f})"
-            )
+        samples: dict[str, Sample] = {
+            YARDSTICK: calling(by_logging(folder / "json.log", JsonFormatter(FORMAT)), calls),
+            "python-json-logger with orjson": calling(
+                by_logging(folder / "orjson.log", OrjsonFormatter(FORMAT)), calls
+            ),
+            "structlog": calling(by_structlog(folder / "structlog.log"), calls),
+            "loguru": calling(by_loguru(folder / "loguru.log"), calls),
+            "orjson + os.write": calling(by_hand(folder / "hand.log"), calls),
+        }
+        for durability in ("process", "async", "group"):
+            for redaction in (False, True):
+                title = f"harken {durability}{', redacted' if redaction else ''}"
+                samples[title] = by_harken(
+                    folder / f"{durability}-{redaction}.jsonl",
+                    max(calls // 20, 5) if durability == "group" else calls,
+                    redaction=redaction,
+                    durability=durability,
+                )
+        found = interleaved(samples, results.rounds)
+        loguru.logger.remove()
+    for title, values in found.items():
+        if title.startswith("harken"):
+            bars = BARS.get(title, {})
+            results.compare(f"{title} / {YARDSTICK}", values, found[YARDSTICK], **bars)
+    for title in ("structlog", "loguru", "orjson + os.write"):
+        results.compare(
+            f"harken process, redacted / {title}", found["harken process, redacted"], found[title]
+        )
+    for title, values in found.items():
+        results.add(title, [value * 1e6 for value in values], "us")
+    results.save()
     return 0
 
 

@@ -211,6 +211,14 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         return self._scope
 
     @property
+    def redacted_scope(self) -> Scope:
+        """
+        The same with its texts redacted and bounded: one object for all events of a scope, so
+        that a sink can remember what it made of it.
+        """
+        return self._mint.clean(self._scope)
+
+    @property
     def name(self) -> str:
         """
         The dotted name of the event's type.
@@ -322,63 +330,63 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         Who acted, as ``kind:id``; kinds are user, agent, service and system.
         """
-        return self._clean().actor
+        return self.redacted_scope.actor
 
     @property
     def on_behalf_of(self) -> str | None:
         """
         For whom the actor acted, as ``kind:id``.
         """
-        return self._clean().on_behalf_of
+        return self.redacted_scope.on_behalf_of
 
     @property
     def session_id(self) -> str | None:
         """
         The session of the scope.
         """
-        return self._clean().session_id
+        return self.redacted_scope.session_id
 
     @property
     def run_id(self) -> str | None:
         """
         The run of the scope.
         """
-        return self._clean().run_id
+        return self.redacted_scope.run_id
 
     @property
     def parent_run_id(self) -> str | None:
         """
         The run that this run is part of.
         """
-        return self._clean().parent_run_id
+        return self.redacted_scope.parent_run_id
 
     @property
     def phase(self) -> str | None:
         """
         The phase of the scope, such as ``analysis`` or ``execution``.
         """
-        return self._clean().phase
+        return self.redacted_scope.phase
 
     @property
     def correlation_id(self) -> str:
         """
         What ties the events of one assignment together: the caller's own id, else the trace id.
         """
-        return self._clean().correlation_id or self.trace_id
+        return self.redacted_scope.correlation_id or self.trace_id
 
     @property
     def request_id(self) -> str | None:
         """
         The request of the scope.
         """
-        return self._clean().request_id
+        return self.redacted_scope.request_id
 
     @property
     def source(self) -> str | None:
         """
         The code that vouches for the event, such as an adapter.
         """
-        return self._clean().source
+        return self.redacted_scope.source
 
     @property
     def attributes(self) -> Mapping[str, JSON]:
@@ -386,11 +394,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         The scope's attributes and the event's own: at most 256 JSON scalars.
         """
         if self._attributes is None:
-            return self._clean().attributes
+            return self.redacted_scope.attributes
         if self._merged is None:
             counts: dict[str, int] = {}
             merged = {
-                **self._clean().attributes,
+                **self.redacted_scope.attributes,
                 **self._mint.encoder.texts(dict(self._attributes), counts),
             }
             force_setattr(self, "_counts", counts)
@@ -492,7 +500,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         How many secrets of each kind were taken out of the body, the scope and the attributes.
         """
-        body, scope = self._make_body().redacted, self._clean().redacted
+        body, scope = self._make_body().redacted, self.redacted_scope.redacted
         if self._attributes is None and not scope:
             return body
         _ = self.attributes
@@ -528,9 +536,6 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             force_setattr(self, "_body", encoder.body(self.type, raw))
         assert self._body is not None
         return self._body
-
-    def _clean(self) -> Scope:
-        return self._mint.clean(self._scope)
 
 
 def _is_plain(value: object) -> bool:

@@ -327,7 +327,7 @@ def _draft(
     truncated: Mapping[str, tuple[int, str]],
 ) -> Draft:
     kind = envelope.type
-    scope = _redacted_scope(envelope)
+    scope = envelope.redacted_scope
     outcome = envelope.outcome
     trace_id = envelope.trace_id
     front = (
@@ -373,17 +373,6 @@ def _draft(
         b"".join((front.encode(), metadata, middle.encode())),
         back.encode(),
     )
-
-
-def _redacted_scope(envelope: Envelope[Event]) -> Scope:
-    # Ten properties of the envelope would each look whether the scope is redacted already. Had
-    # another bus redacted it in another way in the meantime, it would be another object.
-    scope = envelope.scope
-    cleaned = None
-    while cleaned is None or cleaned is not scope.cleaned:
-        cleaned = scope.cleaned
-        _ = envelope.on_behalf_of
-    return cleaned[1]
 
 
 # The attributes that were encoded last: those of a scope serve many events.
