@@ -81,7 +81,6 @@ from harken.errors import HarkenError
 if TYPE_CHECKING:
     from harken.envelope import Envelope
     from harken.event import JSON, Event
-    from harken.scope import Scope
 
 VERSION = 1
 """The member ``v`` of every line."""
