@@ -34,13 +34,13 @@ from harken.delivery import (
     Worker,
     running_loop,
 )
-from harken.dispatch import Dispatcher
+from harken.dispatch import PLAIN, Dispatcher, Options
 from harken.envelope import Clock, Envelope, Ids, Mint
 from harken.errors import ClosedBusError, EventError, RedactionError, SubscriptionError
-from harken.event import CONTENT_KINDS, JSON, ContentKind, Event, describe
+from harken.event import CONTENT_KINDS, JSON, ContentKind, Event
 from harken.flushing import flush
 from harken.operation import Operation
-from harken.pairing import Operations, Options, raise_for
+from harken.pairing import Operations, raise_for
 from harken.routes import Route, Routes
 from harken.scope import ambient, cause, outermost
 from harken.subscription import (
@@ -197,9 +197,14 @@ class Bus:
         if route.silent:
             return None
         if route.paired:
-            return cast(
-                "Envelope[E] | None", self._publish_paired(event, audit, time, attributes, causes)
+            options = PLAIN
+            if audit is not None or time is not None or attributes is not None or causes:
+                time_ns = None if time is None else _time_ns(time)
+                options = Options(audit, time_ns, _taken(attributes), _cause_ids(causes))
+            publish = (
+                self._operations.publish_start if route.is_start else self._operations.publish_end
             )
+            return cast("Envelope[E] | None", publish(event, options, route))
         dispatch = self._dispatch
         mint = dispatch.mint
         handled = cause.get()
@@ -215,7 +220,7 @@ class Bus:
             mint,
             None,
             _cause_ids(causes) if causes else () if handled is None else (handled.id,),
-            _taken(attributes),
+            None if attributes is None else _taken(attributes),
         )
         route.published += 1
         errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
@@ -228,20 +233,6 @@ class Bus:
         if errors:
             raise_for(envelope, errors)
         return envelope
-
-    def _publish_paired(
-        self,
-        event: Event,
-        audit: bool | None,
-        time: datetime | None,
-        attributes: Mapping[str, JSON] | None,
-        causes: Iterable[str | Envelope[Event]],
-    ) -> Envelope[Event] | None:
-        time_ns = None if time is None else _time_ns(time)
-        options = Options(audit, time_ns, _taken(attributes), _cause_ids(causes))
-        if describe(event).is_start:
-            return self._operations.publish_start(event, options)
-        return self._operations.publish_end(event, options)
 
     def observe(self, observer: Observer, /) -> None:
         """
@@ -319,7 +310,7 @@ class Bus:
         """
         cls = type(event)
         options = Options(audit, None, _taken(attributes), _cause_ids(causes))
-        return Operation(self._operations, event, options, lambda: not self._find_route(cls).silent)
+        return Operation(self._operations, event, options, lambda: self._find_route(cls))
 
     def _route(self, cls: type) -> Route:
         # Found under the lock of refresh(), or a route from before it could be kept after it.

@@ -5,15 +5,25 @@ How envelopes reach subscribers: bounded queues, the threads that drain them, fl
 from __future__ import annotations
 
 import contextvars
+import math
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    get_args,
+    runtime_checkable,
+)
 
 import msgspec
 
@@ -41,6 +51,8 @@ LINGER = 0.005
 
 ENVELOPE_BYTES = 256
 """What an envelope itself counts against a queue's bound in bytes, besides its payload."""
+
+_waiting_bytes = attrgetter("waiting_bytes")
 
 _writing: set[int] = set()
 """The threads that are inside an inline sink now, by `threading.get_ident()`."""
@@ -257,8 +269,6 @@ class Queue:
 
         draining: Tells whether the calling thread is the one that empties this queue.
 
-        unattended: Tells that nobody empties it yet, so that every event has to wake.
-
         dropped: Called with what is dropped, under the lock of the queue.
     """
 
@@ -272,7 +282,6 @@ class Queue:
         block_timeout: float | None,
         wake: Callable[[], None],
         draining: Callable[[], bool],
-        unattended: Callable[[], bool],
         dropped: Callable[[Sequence[Envelope[Event]]], None] | None = None,
     ) -> None:
         if overflow not in get_args(Overflow):
@@ -283,11 +292,13 @@ class Queue:
         self.name = name
         self.capacity = capacity
         self.capacity_bytes = capacity_bytes
+        self._bound = math.inf if capacity_bytes is None else capacity_bytes
         self.overflow: Overflow = overflow
         self.block_timeout = block_timeout
         self._wake = wake
         self._draining = draining
-        self._unattended = unattended
+        # Tells that nobody empties it yet, so that every event has to wake.
+        self.unattended: Callable[[], bool] | None = None
         self._dropped = dropped
         self.renew()
 
@@ -323,7 +334,7 @@ class Queue:
         Raises:
             QueueFullError: The policy is ``raise`` and there is no room.
         """
-        size = envelope_size(envelope)
+        size = ENVELOPE_BYTES + envelope.waiting_bytes
         # Held until the lock is released: letting go of an event may run a destructor that
         # publishes.
         dropped: list[Envelope[Event]] = []
@@ -334,16 +345,16 @@ class Queue:
                 else:
                     self.successor(envelope)
                 return
-            if (
-                self._depth >= self.capacity
-                or (self.capacity_bytes is not None and self._bytes + size > self.capacity_bytes)
-            ) and not self._make_room(envelope, size, dropped):
-                return
+            depth, held = self._depth, self._bytes + size
+            if depth >= self.capacity or held > self._bound:
+                if not self._make_room(envelope, size, dropped):
+                    return
+                depth, held = self._depth, self._bytes + size
             empty = not self._items
             self._items.append(envelope)
-            self._depth += 1
-            self._bytes += size
-        if empty or self._unattended():
+            self._depth = depth + 1
+            self._bytes = held
+        if empty or (self.unattended is not None and self.unattended()):
             self._wake()
 
     def mark(self, marker: Marker) -> None:
@@ -359,16 +370,17 @@ class Queue:
         Return up to `BATCH` events, and the marker behind them if it is reached.
         """
         batch: list[Envelope[Event]] = []
+        marker: Marker | None = None
         with self.lock:
             items = self._items
-            while items and len(batch) < BATCH:
+            for _ in range(min(len(items), BATCH)):
                 item = items.popleft()
                 if isinstance(item, Marker):
-                    self._took(batch)
-                    return batch, item
+                    marker = item
+                    break
                 batch.append(item)
             self._took(batch)
-        return batch, None
+        return batch, marker
 
     def __len__(self) -> int:
         return len(self._items)
@@ -406,7 +418,7 @@ class Queue:
     def _took(self, batch: list[Envelope[Event]]) -> None:
         self._in_flight = len(batch)
         self._depth -= len(batch)
-        self._bytes -= sum(map(envelope_size, batch))
+        self._bytes -= ENVELOPE_BYTES * len(batch) + sum(map(_waiting_bytes, batch))
         if self._waiting:
             self._room.notify_all()
 
@@ -482,17 +494,10 @@ class Queue:
                 continue
             dropped.append(item)
             self._depth -= 1
-            self._bytes -= envelope_size(item)
+            self._bytes -= ENVELOPE_BYTES + item.waiting_bytes
         # What stood before these markers is gone, so they stay at the front.
         self._items.extendleft(reversed(markers))
         self._drop("queue_full", dropped)
-
-
-def envelope_size(envelope: Envelope[Event]) -> int:
-    """
-    Return the bytes that *envelope* counts against a queue's bound.
-    """
-    return ENVELOPE_BYTES + envelope.waiting_bytes
 
 
 class Worker:

@@ -9,12 +9,29 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from harken.envelope import Envelope, Mint
 from harken.errors import QueueFullError
 from harken.event import JSON, Event, Outcome
 from harken.routes import Route, Routes
 from harken.scope import Scope, cause, outermost
 from harken.subscription import Subscription
+
+
+class Options(msgspec.Struct, frozen=True):
+    """
+    What a publisher may say beside the event.
+    """
+
+    audit: bool | None = None
+    time_ns: int | None = None
+    attributes: Mapping[str, JSON] | None = None
+    causes: tuple[str, ...] = ()
+
+
+PLAIN = Options()
+"""What is said when nothing is."""
 
 
 class Dispatcher:
@@ -54,36 +71,33 @@ class Dispatcher:
         self,
         event: Event,
         scope: Scope,
-        *,
+        route: Route,
+        options: Options,
         outcome: Outcome | None,
         started: Envelope[Event] | None = None,
-        audit: bool | None = None,
-        time_ns: int | None = None,
-        attributes: Mapping[str, JSON] | None = None,
-        causes: tuple[str, ...] = (),
         error_type: str | None = None,
     ) -> Envelope[Event]:
         """
         Return the envelope of an event that belongs to an operation, or that the bus publishes.
         """
-        route = self.routes.find(type(event))
         # Not atomic without the interpreter lock; a count that lags a little harms nobody.
         route.published += 1
         handled = cause.get()
         mint = self.mint
+        time_ns = options.time_ns
         return Envelope(
             event,
             route.type,
             mint.time_ns() if time_ns is None else time_ns,
             mint.monotonic_ns() if time_ns is None else 0,
             self.next_seq(),
-            route.audit if audit is None else audit,
+            route.audit if options.audit is None else options.audit,
             outcome,
             scope,
             mint,
             started,
-            causes or (() if handled is None else (handled.id,)),
-            attributes,
+            options.causes or (() if handled is None else (handled.id,)),
+            options.attributes,
             error_type,
         )
 
@@ -91,7 +105,9 @@ class Dispatcher:
         """
         Queue *envelope* and call the inline sinks; return what required ones raised.
         """
-        errors = _put(route.queues, envelope)
+        errors = _put(route.queues, envelope) if route.queues else None
+        if not route.sinks:
+            return errors
         failed: list[Subscription] | None = None
         for write, subscription in route.sinks:
             failure = write(envelope)
@@ -119,7 +135,7 @@ class Dispatcher:
 
         Only now: a handler on another thread that answers at once must not overtake the sinks.
         """
-        errors = _put(route.handler_queues, envelope)
+        errors = _put(route.handler_queues, envelope) if route.handler_queues else None
         token = cause.set(envelope)
         try:
             for call, subscription, uncounted in route.handlers:
@@ -143,7 +159,7 @@ class Dispatcher:
         route = self.routes.find(type(event))
         if route.silent:
             return
-        envelope = self.stamp(event, outermost(), outcome=route.outcome_of(event))
+        envelope = self.stamp(event, outermost(), route, PLAIN, route.outcome_of(event))
         self.to_sinks(route, envelope)
         self.to_handlers(route, envelope)
 
@@ -209,11 +225,10 @@ def _put(
     queues: tuple[Callable[[Envelope[Event]], None], ...], envelope: Envelope[Event]
 ) -> list[Exception] | None:
     errors: list[Exception] | None = None
-    if queues:
-        envelope.snapshot()
-        for put in queues:
-            try:
-                put(envelope)
-            except QueueFullError as error:
-                errors = [*(errors or ()), error]
+    envelope.snapshot()
+    for put in queues:
+        try:
+            put(envelope)
+        except QueueFullError as error:
+            errors = [*(errors or ()), error]
     return errors

@@ -63,22 +63,25 @@ class Ids:
         self._event = int.from_bytes(salt[:8])
         self._span = int.from_bytes(salt[8:16])
         self._trace = int.from_bytes(salt[16:32])
+        # The last milliseconds that were asked for, as text.
+        self._front = (-1, "")
 
     def event_id(self, time_ns: int, seq: int) -> str:
         """
         Return a UUIDv7 (RFC 9562, method 3: the 12 bits after the milliseconds are time, too).
         """
         milliseconds, rest = divmod(time_ns, 1_000_000)
-        tail = (self._event + seq * _STEP) & _MASK_62
-        value = (
-            (milliseconds & 0xFFFFFFFFFFFF) << 80
-            | 0x7 << 76
-            | (rest * 4096 // 1_000_000) << 64
-            | 0b10 << 62
-            | tail
+        # Two bits of variant before the 62 that are ours.
+        tail = (self._event + seq * _STEP) & _MASK_62 | 0b10 << 62
+        before, front = self._front
+        if before != milliseconds:
+            text = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+            front = f"{text[:8]}-{text[8:]}-7"
+            # Put there at once, as other threads read it.
+            self._front = (milliseconds, front)
+        return (
+            f"{front}{rest * 4096 // 1_000_000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
         )
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def span_id(self, seq: int) -> str:
         """
@@ -175,6 +178,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         outcome: None only on a start.
 
         started: On a terminal, the envelope of its start; in memory only.
+
+        waiting_bytes: The bytes of payload that it holds while it waits in a queue.
     """
 
     event: E_co
@@ -191,7 +196,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     _attributes: Mapping[str, JSON] | None = None
     _error_type: str | None = None
     _raw: bytes | None = None
-    _size: int | None = None
+    waiting_bytes: int = 0
     _body: Body | None = None
     _id: str | None = None
     _trace_id: str | None = None
@@ -273,11 +278,12 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     def _find_span_id(self) -> str:
         if self.started is not None:
             return self.started.span_id
-        if self.type.is_start or self.type.is_terminal:
+        scope = self._scope
+        if self.type.is_terminal or self.type.is_start:
             return self._mint.ids.span_id(self.seq)
-        if self._scope.operation is not None:
-            return self._scope.operation.span_id
-        return self._scope.span_id or self._mint.ids.span_id(self.seq)
+        if scope.operation is not None:
+            return scope.operation.span_id
+        return scope.span_id or self._mint.ids.span_id(self.seq)
 
     @property
     def parent_span_id(self) -> str | None:
@@ -442,6 +448,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             if value is None or value == "":
                 return "unknown" if self.started is None else self.started.resource
             text += value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        if len(text) <= 512 and text.isascii():
+            return text
         return text[:512].encode("utf-8", "replace").decode()
 
     @property
@@ -513,13 +521,6 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         return self._make_body().truncated
 
-    @property
-    def waiting_bytes(self) -> int:
-        """
-        The bytes of payload that the envelope holds while it waits in a queue.
-        """
-        return 0 if self._size is None else self._size
-
     def snapshot(self) -> None:
         """
         Take the payload's JSON now, so that no later mutation changes what leaves the process.
@@ -527,7 +528,7 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         if self._raw is None and self._body is None:
             raw = self._mint.encoder.raw(self.event)
             force_setattr(self, "_raw", raw)
-            force_setattr(self, "_size", len(raw))
+            force_setattr(self, "waiting_bytes", len(raw))
 
     def _make_body(self) -> Body:
         if self._body is None:

@@ -10,11 +10,13 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
+from harken.dispatch import Options
 from harken.ending import Ending, choose, outcome_of
 from harken.envelope import Envelope
 from harken.errors import DeliveryError, EventError
 from harken.event import Event, Outcome, describe, plain_text
-from harken.pairing import Open, Operations, Options, key_of, raise_for
+from harken.pairing import Open, Operations, raise_for
+from harken.routes import Route
 from harken.scope import Entered, Scope, cause, current, enter, leave, leave_cause
 
 S = TypeVar("S", bound=Event)
@@ -39,7 +41,7 @@ class Operation(Generic[S]):
         operations: Operations,
         event: S,
         options: Options,
-        wanted: Callable[[], bool],
+        find_route: Callable[[], Route],
     ) -> None:
         info = describe(event)
         if not info.is_start:
@@ -51,7 +53,7 @@ class Operation(Generic[S]):
         self._event: S = event
         self._info = info
         self._options = options
-        self._wanted = wanted
+        self._find_route = find_route
         self._open: Open | None = None
         self._decided: Ending | None = None
         self._scope: Scope | None = None
@@ -101,21 +103,25 @@ class Operation(Generic[S]):
                 f"{self._info.name}: this operation was started before; make a new one"
             )
         here = current()
-        keyless = key_of(self._info, self._event, here) is None
-        event, outer = self._operations.prepare(self._event, here)
+        route = self._find_route()
+        keyless = route.keys.of(self._event, here) is None
+        event, outer = self._operations.prepare(self._event, here, route.keys)
         self._event = cast("S", event)
         self._scope = outer
-        if not self._wanted():
+        if route.silent:
             return self
         self._open, errors = self._operations.begin(
             self._event,
             outer,
             self._options,
+            route,
             managed=managed,
             keyless=keyless,
             run_id=here.run_id,
         )
         self._scope = outer.replace(operation=self._open.start)
+        if not errors:
+            return self
         try:
             raise_for(self._open.start, errors)
         except DeliveryError as error:

@@ -4,23 +4,24 @@ The open operations of a bus: each start gets exactly one end, paired by key.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from harken.dispatch import Dispatcher
+from harken.dispatch import PLAIN, Dispatcher, Options
 from harken.ending import Ending, error_type, terminal_event
 from harken.envelope import Envelope
 from harken.errors import DeliveryError
-from harken.event import JSON, SCOPE_NAMES, Event, EventType, Outcome, OutcomeFrom, describe
+from harken.event import Event, EventType, Outcome
+from harken.keys import Keys, key_text, with_key
+from harken.routes import Route
 from harken.scope import Scope, current
 
 EARLY_SECONDS = 60.0
@@ -37,63 +38,62 @@ _log = logging.getLogger("harken")
 Errors = list[Exception]
 
 
-class Options(msgspec.Struct, frozen=True):
-    """
-    What a publisher may say beside the event.
-    """
-
-    audit: bool | None = None
-    time_ns: int | None = None
-    attributes: Mapping[str, JSON] | None = None
-    causes: tuple[str, ...] = ()
-
-
 class Open:
     """
     An operation that was started.
 
     Attributes:
-        keyless: Whether its author gave no key, so that an end without one may be its own.
-
         run_id: The run that it was started in.
+
+        address: Where the end looks for it first.
+
+        places: Where an end of any run finds it.
     """
+
+    __slots__ = (
+        "address",
+        "announced",
+        "close_as",
+        "close_at",
+        "decided",
+        "key",
+        "managed",
+        "of_a_run",
+        "places",
+        "run_id",
+        "start",
+        "waiting",
+    )
 
     def __init__(
         self,
         start: Envelope[Event],
-        key: tuple[Any, ...] | None,
+        keys: Keys,
         *,
         keyless: bool,
         run_id: str | None,
+        managed: bool,
     ) -> None:
+        """
+        Args:
+            keyless: Whether its author gave no key, so that an end without one may be its own.
+        """
+        cls, scope = start.type.cls, start.scope
+        key = keys.of(start.event, scope)
         self.start = start
         self.key = key
-        self.keyless = keyless
+        self.of_a_run = keys.of_a_run
         self.run_id = run_id
-        self.managed = False
+        self.managed = managed
+        self.address = (cls, key, scope.run_id)
+        self.places: tuple[tuple[Any, ...], ...] = ((cls, key),)
+        if key is not None and (keyless or not keys.carried):
+            self.places = ((cls, key), (cls, None))
         self.decided: Ending | None = None
         self.announced = False
         self.waiting: Envelope[Event] | None = None
         self.close_at: float | None = None
         self.close_as = Outcome.orphaned
-
-    @property
-    def address(self) -> tuple[Any, ...]:
-        """
-        Where the end looks for it first.
-        """
-        return (self.start.type.cls, self.key, self.start.scope.run_id)
-
-    @property
-    def places(self) -> list[tuple[Any, ...]]:
-        """
-        Where an end of any run finds it.
-        """
-        cls = self.start.type.cls
-        places: list[tuple[Any, ...]] = [] if self.key is None else [(cls, self.key)]
-        if self.keyless or self.key is None or not _carry_key(self.start.type):
-            places.append((cls, None))
-        return places
 
 
 class Early:
@@ -104,23 +104,6 @@ class Early:
     def __init__(self, envelope: Envelope[Event]) -> None:
         self.envelope = envelope
         self.release_at = time.monotonic() + EARLY_SECONDS
-
-
-def key_of(info: EventType, event: Event, scope: Scope) -> tuple[Any, ...] | None:
-    """
-    Return what pairs *event* with its counterpart; None when its author gave no key.
-    """
-    values = tuple(
-        _key_part(getattr(event if name in info.fields else scope, name, None)) for name in info.key
-    )
-    return None if not values or None in values else values
-
-
-def _key_part(value: object) -> str | int | None:
-    # Only words and numbers pair; whatever else an author put there may not even compare.
-    if value.__class__.__name__ == "UUID":
-        return str(value)
-    return value if isinstance(value, (str, int)) and value != "" else None
 
 
 class Operations:
@@ -166,45 +149,44 @@ class Operations:
         """
         return len(self._early)
 
-    def publish_start(self, event: Event, options: Options) -> Envelope[Event]:
+    def publish_start(self, event: Event, options: Options, route: Route) -> Envelope[Event]:
         """
         Publish a start by itself, to be paired with its end by key.
 
         A key that its author left empty is made, and is in the envelope's event.
         """
         here = current()
-        keyless = key_of(describe(event), event, here) is None
-        event, scope = self.prepare(event, here)
-        operation, errors = self.begin(event, scope, options, keyless=keyless, run_id=here.run_id)
-        raise_for(operation.start, errors)
+        keyless = route.keys.of(event, here) is None
+        event, scope = self.prepare(event, here, route.keys)
+        operation, errors = self.begin(
+            event, scope, options, route, keyless=keyless, run_id=here.run_id
+        )
+        if errors:
+            raise_for(operation.start, errors)
         return operation.start
 
-    def prepare(self, event: Event, outer: Scope) -> tuple[Event, Scope]:
+    def prepare(self, event: Event, outer: Scope, keys: Keys) -> tuple[Event, Scope]:
         """
         Make the keys that the author of a start left empty; return it, and the scope to start in.
         """
-        info = describe(event)
-        made: dict[str, Any] = {}
-        for name in info.key:
-            if name in info.fields:
-                given = getattr(event, name)
-                if given is None or (isinstance(given, str) and not given):
-                    made[name] = self.new_key()
-        if made:
-            event = msgspec.structs.replace(event, **made)
-        phase = getattr(event, "phase", None)
-        if phase and isinstance(phase, str):
-            outer = outer.replace(phase=phase)
-        if info.key == ("run_id",) and "run_id" not in info.fields:
+        for name in keys.made:
+            given = getattr(event, name)
+            if given is None or (isinstance(given, str) and not given):
+                event = msgspec.structs.replace(event, **{name: self.new_key()})
+        if keys.has_phase:
+            phase = getattr(event, "phase", None)
+            if phase and isinstance(phase, str):
+                outer = outer.replace(phase=phase)
+        if keys.scope_name is None:
+            return event, outer
+        if keys.of_a_run:
             nested = outer.own_run
             if outer.run_id is None or nested:
                 parent = outer.run_id if nested else outer.parent_run_id
                 outer = outer.replace(run_id=self.new_key(), parent_run_id=parent)
             return event, outer.replace(own_run=True)
-        if len(info.key) == 1 and info.key[0] in SCOPE_NAMES - set(info.fields):
-            name = info.key[0]
-            if getattr(outer, name) is None:
-                return event, outer.replace(**{name: self.new_key()})
+        if getattr(outer, keys.scope_name) is None:
+            return event, outer.replace(**{keys.scope_name: self.new_key()})
         return event, outer
 
     def begin(
@@ -212,11 +194,12 @@ class Operations:
         event: Event,
         scope: Scope,
         options: Options,
+        route: Route,
         *,
         keyless: bool,
         run_id: str | None,
         managed: bool = False,
-    ) -> tuple[Open, Errors]:
+    ) -> tuple[Open, Errors | None]:
         """
         Open an operation and publish its start; also return what required subscribers raised.
 
@@ -225,56 +208,49 @@ class Operations:
 
             run_id: The run around it.
         """
-        info = describe(event)
-        start = self._dispatch.stamp(
-            event,
-            scope,
-            outcome=None,
-            audit=options.audit,
-            time_ns=options.time_ns,
-            attributes=options.attributes,
-            causes=options.causes,
-        )
-        operation = Open(start, key_of(info, event, scope), keyless=keyless, run_id=run_id)
-        operation.managed = managed
+        start = self._dispatch.stamp(event, scope, route, options, None)
+        operation = Open(start, route.keys, keyless=keyless, run_id=run_id, managed=managed)
+        evicted = None
         with self._lock:
             self._add(operation)
-            operation.waiting = self._take_early(operation)
-            evicted = next(iter(self._open.values())) if len(self._open) > MAX_OPEN else None
-        errors = self._tell_start(operation)
+            if self._early or self._told:
+                operation.waiting = self._take_early(operation)
+            if len(self._open) > MAX_OPEN:
+                evicted = next(iter(self._open.values()))
+        errors = self._tell_start(operation, route)
         if evicted is not None:
             self._close(evicted, Outcome.orphaned)
         return operation, errors
 
-    def _tell_start(self, operation: Open) -> Errors:
+    def _tell_start(self, operation: Open, route: Route) -> Errors | None:
         start = operation.start
-        route = self._dispatch.routes.find(start.type.cls)
-        errors: Errors = []
+        errors: Errors | None = None
         # An end that comes meanwhile waits, but not for ever when something interrupts this.
         end: Envelope[Event] | None = None
         try:
             try:
-                errors += self._dispatch.to_sinks(route, start) or []
+                errors = self._dispatch.to_sinks(route, start)
             finally:
                 with self._lock:
                     operation.announced = True
                     end, operation.waiting = operation.waiting, None
-            errors += self._dispatch.to_handlers(route, start) or []
+            if route.has_handlers:
+                errors = joined(errors, self._dispatch.to_handlers(route, start))
         finally:
             if end is not None:
-                errors += self._hand_over(end)
+                errors = joined(errors, self._hand_over(end))
         return errors
 
-    def publish_end(self, event: Event, options: Options) -> Envelope[Event] | None:
+    def publish_end(self, event: Event, options: Options, route: Route) -> Envelope[Event] | None:
         """
         Publish an end by itself; None when its operation had ended already.
 
         An end that is there before its start is delivered right after it, or alone after
         `EARLY_SECONDS`, at a flush, or at the close.
         """
-        info = describe(event)
+        info = route.type
         scope = current()
-        key = key_of(info, event, scope)
+        key = route.keys.of(event, scope)
         assert info.ends is not None
         envelope: Envelope[Event] | None = None
         with self._lock:
@@ -282,11 +258,14 @@ class Operations:
             address = (info.ends, key, scope.run_id)
             if operation is not None:
                 if key is None:
-                    event = _with_key(event, operation.start)
-                end = self._stamp_end(event, operation.start.scope, operation, options)
+                    event = with_key(event, operation.start)
+                start = operation.start
+                outcome = route.outcome_of_end(event)
+                end = self._dispatch.stamp(event, start.scope, route, options, outcome, start)
                 envelope = self._settle(operation, end)
             elif key is None or not (address in self._recent or address in self._early):
-                envelope = self._stamp_end(event, scope, None, options)
+                outcome = route.outcome_of_end(event)
+                envelope = self._dispatch.stamp(event, scope, route, options, outcome)
                 if key is not None and not self._closing:
                     envelope.snapshot()
                     self._early[address] = Early(envelope)
@@ -295,8 +274,9 @@ class Operations:
         if envelope is None:
             self._refuse(info)
             return None
-        errors = self._finish(operation, envelope)
-        raise_for(envelope, errors)
+        errors = self._finish(operation, envelope, route)
+        if errors:
+            raise_for(envelope, errors)
         return envelope
 
     def finish(self, operation: Open, ending: Ending, options: Options) -> Envelope[Event] | None:
@@ -308,21 +288,27 @@ class Operations:
         with self._lock:
             # A forked child finds its parent's operations in its hands, but not in its table.
             if id(operation) in self._open:
+                event = terminal_event(start, ending, duration_ms=self._elapsed_ms(start))
+                route = self._dispatch.routes.find(type(event))
+                if ending.word is not None:
+                    told = {**(options.attributes or {}), "outcome": ending.word}
+                    options = msgspec.structs.replace(options, attributes=told)
                 end = self._dispatch.stamp(
-                    terminal_event(start, ending, duration_ms=self._elapsed_ms(start)),
+                    event,
                     start.scope,
-                    outcome=ending.outcome,
-                    started=start,
-                    audit=options.audit,
-                    attributes=_with_word(options.attributes, ending),
-                    error_type=error_type(ending.error),
+                    route,
+                    options,
+                    ending.outcome,
+                    start,
+                    error_type(ending.error),
                 )
                 envelope = self._settle(operation, end)
         if envelope is None:
             self._refuse(start.type)
             return None
         errors = self._finish(operation, envelope)
-        raise_for(envelope, errors)
+        if errors:
+            raise_for(envelope, errors)
         return envelope
 
     def release_early(self) -> None:
@@ -344,12 +330,16 @@ class Operations:
             self._closing = True
             if self._timer is not None:
                 self._timer.cancel()
-            due, self._due = list(self._due.values()), {}
-            for operation, _ in due:
-                self._remove(operation)
+            due: list[Envelope[Event]] = []
+            # One by one, as whoever else hands them over takes them without the lock.
+            with suppress(KeyError):
+                while True:
+                    operation, end = self._due.popitem()[1]
+                    self._remove(operation)
+                    due.append(end)
             left = list(self._open.values())
         self.release_early()
-        for _, envelope in due:
+        for envelope in reversed(due):
             self._hand_over(envelope)
         for operation in reversed(left):
             self._close(operation, operation.close_as)
@@ -358,24 +348,6 @@ class Operations:
         if not start.mono_ns:
             return 0
         return round((self._dispatch.mint.monotonic_ns() - start.mono_ns) / 1e6)
-
-    def _stamp_end(
-        self, event: Event, scope: Scope, operation: Open | None, options: Options
-    ) -> Envelope[Event]:
-        info = describe(event)
-        declared = info.outcome
-        if isinstance(declared, OutcomeFrom):
-            declared = declared(event)
-        return self._dispatch.stamp(
-            event,
-            scope,
-            outcome=declared or Outcome.success,
-            started=None if operation is None else operation.start,
-            audit=options.audit,
-            time_ns=options.time_ns,
-            attributes=options.attributes,
-            causes=options.causes,
-        )
 
     def _settle(self, operation: Open, end: Envelope[Event]) -> Envelope[Event] | None:
         """
@@ -386,25 +358,32 @@ class Operations:
             return None
         self._due[id(operation)] = (operation, end)
         self._remove(operation)
+        if operation.of_a_run:
+            self._give_grace(operation, end)
         return end
 
-    def _finish(self, operation: Open | None, envelope: Envelope[Event]) -> Errors:
+    def _finish(
+        self, operation: Open | None, envelope: Envelope[Event], route: Route | None = None
+    ) -> Errors | None:
         if operation is not None:
-            with self._lock:
-                if not operation.announced:
-                    operation.waiting = envelope
-                    del self._due[id(operation)]
-                    return []
-                self._give_grace(operation, envelope)
-                if self._due.pop(id(operation), None) is None:
-                    # The bus was closed meanwhile, and has handed it over.
-                    return []
-        return self._hand_over(envelope)
+            if not operation.announced:
+                with self._lock:
+                    if not operation.announced:
+                        operation.waiting = envelope
+                        del self._due[id(operation)]
+                        return None
+            # Taken from the table by one, without the lock: by us, or by the close of the bus.
+            if self._due.pop(id(operation), None) is None:
+                return None
+        return self._hand_over(envelope, route)
 
-    def _hand_over(self, envelope: Envelope[Event]) -> Errors:
-        route = self._dispatch.routes.find(envelope.type.cls)
-        errors = self._dispatch.to_sinks(route, envelope) or []
-        return errors + (self._dispatch.to_handlers(route, envelope) or [])
+    def _hand_over(self, envelope: Envelope[Event], route: Route | None = None) -> Errors | None:
+        if route is None:
+            route = self._dispatch.routes.find(envelope.type.cls)
+        errors = self._dispatch.to_sinks(route, envelope) if route.has_sinks else None
+        if route.has_handlers:
+            errors = joined(errors, self._dispatch.to_handlers(route, envelope))
+        return errors
 
     def _refuse(self, info: EventType) -> None:
         with self._lock:
@@ -433,11 +412,11 @@ class Operations:
     def _remove(self, operation: Open) -> None:
         self._open.pop(id(operation), None)
         for place in operation.places:
-            same = self._by_key.get(place, [])
-            if operation in same:
-                same.remove(operation)
-            if not same:
+            same = self._by_key.get(place)
+            if not same or (same[0] is operation and len(same) == 1):
                 self._by_key.pop(place, None)
+            elif operation in same:
+                same.remove(operation)
         if operation.key is not None:
             self._remember(operation.address)
 
@@ -476,8 +455,6 @@ class Operations:
         return early.envelope
 
     def _give_grace(self, ended: Open, end: Envelope[Event]) -> None:
-        if ended.start.type.key != ("run_id",):
-            return
         run_id = ended.start.scope.run_id
         if run_id is None:
             return
@@ -526,21 +503,9 @@ class Operations:
             ending = Ending(outcome, {}, error=None)
         # A required subscriber that fails now has nobody left to tell; it is counted.
         with suppress(DeliveryError):
-            self.finish(operation, ending, Options())
+            self.finish(operation, ending, PLAIN)
         if operation.decided is None:
-            self._dispatch.report_orphan(operation.start, _key_text(operation.start), outcome)
-
-
-@functools.cache
-def _carry_key(start: EventType) -> bool:
-    """
-    Return whether every end of an operation has room for its key.
-    """
-    return all(
-        name in SCOPE_NAMES or name in describe(end).fields
-        for name in start.key
-        for end in start.terminals
-    )
+            self._dispatch.report_orphan(operation.start, key_text(operation.start), outcome)
 
 
 def _are_related(one: Scope, other: Scope) -> bool:
@@ -552,26 +517,11 @@ def _are_related(one: Scope, other: Scope) -> bool:
     )
 
 
-def _with_key(end: Event, start: Envelope[Event]) -> Event:
+def joined(errors: Errors | None, more: Errors | None) -> Errors | None:
     """
-    Return *end* with the key of its start, in the fields that its author left empty.
+    Return both lists of errors as one; None when there are none.
     """
-    info = describe(end)
-    found = {
-        name: getattr(start.event, name)
-        for name in start.type.key
-        if name in start.type.fields and name in info.fields and getattr(end, name) in ("", None)
-    }
-    return msgspec.structs.replace(end, **found) if found else end
-
-
-def _key_text(start: Envelope[Event]) -> str:
-    """
-    Return the key of an operation as it may leave the process.
-    """
-    data = start.data()
-    values = (data.get(name, getattr(start, name, None)) for name in start.type.key)
-    return ":".join(str(value) for value in values if value is not None)
+    return [*(errors or ()), *(more or ())] or None
 
 
 def raise_for(envelope: Envelope[Event], errors: Sequence[Exception]) -> None:
@@ -591,9 +541,3 @@ def raise_for(envelope: Envelope[Event], errors: Sequence[Exception]) -> None:
         "all others have heard it",
         errors,
     ) from (errors[0] if len(errors) == 1 else ExceptionGroup("required subscribers", errors))
-
-
-def _with_word(attributes: Mapping[str, JSON] | None, ending: Ending) -> Mapping[str, JSON] | None:
-    if ending.word is None:
-        return attributes
-    return {**(attributes or {}), "outcome": ending.word}

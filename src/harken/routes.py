@@ -14,6 +14,7 @@ from blinker.base import ANY, ANY_ID
 
 from harken.envelope import Envelope
 from harken.event import Event, EventType, Outcome, OutcomeFrom, describe
+from harken.keys import Keys
 from harken.subscription import Subscription
 
 
@@ -84,7 +85,11 @@ class Route:
     Attributes:
         silent: Nobody listens, also not to the other side of the operation.
 
-        paired: The type starts or ends an operation.
+        is_start: The type starts an operation.
+
+        paired: It starts or ends one.
+
+        keys: How, then.
 
         outcome: What the type declares; None when it is read from a field.
 
@@ -97,6 +102,8 @@ class Route:
         "handlers",
         "has_handlers",
         "has_sinks",
+        "is_start",
+        "keys",
         "outcome",
         "paired",
         "published",
@@ -112,7 +119,9 @@ class Route:
         self.type = info
         self.audit = audit
         self.silent = not heard
+        self.is_start = info.is_start
         self.paired = info.is_start or info.is_terminal
+        self.keys = Keys(info)
         self.published = 0
         declared = info.outcome
         fixed = None if isinstance(declared, OutcomeFrom) else declared or Outcome.unknown
@@ -129,6 +138,15 @@ class Route:
             if item.queue is None and item.inline is None
         )
         self.has_handlers = bool(self.handlers or self.handler_queues)
+
+    def outcome_of_end(self, event: Event) -> Outcome:
+        """
+        The same for an event that ends an operation: success, if nothing else is said.
+        """
+        declared = self.type.outcome
+        if isinstance(declared, OutcomeFrom):
+            return declared(event)
+        return declared or Outcome.success
 
     def outcome_of(self, event: Event) -> Outcome:
         """
@@ -185,6 +203,9 @@ class Routes:
         Raises:
             UnknownEventError: The type has no event name.
         """
+        route = self._known.get(cls)
+        if route is not None:
+            return route
         with self._lock:
             route = self._known.get(cls)
             if route is None:

@@ -243,7 +243,6 @@ class Subscription:
             block_timeout=block_timeout,
             wake=self._wake,
             draining=self.is_draining,
-            unattended=lambda: self._runner is not None and self._runner.is_unattended(),
             dropped=getattr(self.sink, "dropped", None),
         )
 
@@ -285,6 +284,7 @@ class Subscription:
             afterwards(self)
 
         self._runner = LoopRunner(self.queue, handle, loop)
+        self.queue.unattended = self._runner.is_unattended
 
     def bequeath(self, heir: Subscription | None) -> None:
         """
