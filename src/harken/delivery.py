@@ -8,7 +8,6 @@ import contextvars
 import math
 import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -522,6 +521,8 @@ class Worker:
         # SimpleQueue.put() is the one hand-over that is documented to be safe in signal handlers
         # and destructors; threading.Event is not.
         self._bell: SimpleQueue[bool] = SimpleQueue()
+        # Whether the thread knows already that there is something: one ring is enough.
+        self._rung = False
         self._hurry = False
         self._stop = False
 
@@ -543,7 +544,9 @@ class Worker:
         """
         Say that a queue is no longer empty.
         """
-        self._bell.put(False)
+        if not self._rung:
+            self._rung = True
+            self._bell.put(False)
         if self._thread is None:
             self._start()
 
@@ -596,32 +599,17 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            rang = self._bell.get()
-            if not rang and not self._hurry and not self._stop:
-                self._linger()
+            urgent = self._bell.get()
+            if not urgent and not self._hurry and not self._stop:
+                # Only somebody in a hurry rings now.
+                with suppress(Empty):
+                    self._bell.get(timeout=LINGER)
             self._hurry = False
-            self._silence()
+            # Before the queues are looked at: whatever comes later rings again.
+            self._rung = False
             self.drain()
             if self._stop and not any(len(queue) for queue, _ in self._drains):
                 return
-
-    def _linger(self) -> None:
-        deadline = time.monotonic() + LINGER
-        while (left := deadline - time.monotonic()) > 0:
-            if any(len(queue) >= BATCH for queue, _ in self._drains):
-                return
-            try:
-                if self._bell.get(timeout=left):
-                    return
-            except Empty:
-                return
-
-    def _silence(self) -> None:
-        try:
-            while True:
-                self._bell.get_nowait()
-        except Empty:
-            return
 
     def drain(self) -> None:
         """
