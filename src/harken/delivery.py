@@ -753,8 +753,8 @@ class Inline:
         self._in_line: deque[Envelope[Event]] = deque()
 
     def __call__(self, envelope: Envelope[Event]) -> Exception | None:
+        me = get_ident()
         if self._writer:
-            me = get_ident()
             if self._writer == me:
                 self._in_line.append(envelope)
                 return None
@@ -763,7 +763,7 @@ class Inline:
                 self._in_line.append(envelope)
                 return self._serve()
         with self._lock:
-            error = self._write_all([envelope])
+            error = self._write_all([envelope], me)
         return self._serve() or error if self._in_line else error
 
     def _serve(self) -> Exception | None:
@@ -773,7 +773,7 @@ class Inline:
         error: Exception | None = None
         while self._in_line and self._lock.acquire(blocking=False):
             try:
-                error = self._write_all(self._take()) or error
+                error = self._write_all(self._take(), get_ident()) or error
             finally:
                 self._lock.release()
         return error
@@ -786,9 +786,8 @@ class Inline:
                 taken.append(self._in_line.popleft())
         return taken
 
-    def _write_all(self, batch: list[Envelope[Event]]) -> Exception | None:
+    def _write_all(self, batch: list[Envelope[Event]], me: int) -> Exception | None:
         error: Exception | None = None
-        me = get_ident()
         nested = me in _writing
         while batch:
             if self._closed:
@@ -802,7 +801,7 @@ class Inline:
             except BaseException:
                 # What interrupted the sink may have published before it raised.
                 self._writer = 0
-                self._write_all(self._take())
+                self._write_all(self._take(), me)
                 raise
             finally:
                 self._writer = 0

@@ -104,22 +104,17 @@ class Operation(Generic[S]):
             )
         here = current()
         route = self._find_route()
-        keyless = route.keys.of(self._event, here) is None
-        event, outer = self._operations.prepare(self._event, here, route.keys)
-        self._event = cast("S", event)
-        self._scope = outer
         if route.silent:
+            event, self._scope = self._operations.prepare(self._event, here, route.keys)
+            self._event = cast("S", event)
             return self
+        self._scope = here
         self._open, errors = self._operations.begin(
-            self._event,
-            outer,
-            self._options,
-            route,
-            managed=managed,
-            keyless=keyless,
-            run_id=here.run_id,
+            self._event, here, self._options, route, managed=managed
         )
-        self._scope = outer.replace(operation=self._open.start)
+        start = self._open.start
+        self._event = cast("S", start.event)
+        self._scope = start.scope.replace(operation=start)
         if not errors:
             return self
         try:

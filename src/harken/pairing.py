@@ -20,7 +20,7 @@ from harken.ending import Ending, error_type, terminal_event
 from harken.envelope import Envelope
 from harken.errors import DeliveryError
 from harken.event import Event, EventType, Outcome
-from harken.keys import Keys, key_text, with_key
+from harken.keys import Key, Keys, key_text, with_key
 from harken.routes import Route
 from harken.scope import Scope, current
 
@@ -50,24 +50,17 @@ class Open:
         places: Where an end of any run finds it.
     """
 
-    __slots__ = (
-        "address",
-        "announced",
-        "close_as",
-        "close_at",
-        "decided",
-        "key",
-        "managed",
-        "of_a_run",
-        "places",
-        "run_id",
-        "start",
-        "waiting",
-    )
+    # Most operations end as they began; what is unusual about one is set on it then.
+    decided: Ending | None = None
+    announced = False
+    waiting: Envelope[Event] | None = None
+    close_at: float | None = None
+    close_as = Outcome.orphaned
 
     def __init__(
         self,
         start: Envelope[Event],
+        key: Key | None,
         keys: Keys,
         *,
         keyless: bool,
@@ -78,22 +71,16 @@ class Open:
         Args:
             keyless: Whether its author gave no key, so that an end without one may be its own.
         """
-        cls, scope = start.type.cls, start.scope
-        key = keys.of(start.event, scope)
+        cls = start.type.cls
         self.start = start
         self.key = key
         self.of_a_run = keys.of_a_run
         self.run_id = run_id
         self.managed = managed
-        self.address = (cls, key, scope.run_id)
+        self.address = (cls, key, start.scope.run_id)
         self.places: tuple[tuple[Any, ...], ...] = ((cls, key),)
         if key is not None and (keyless or not keys.carried):
             self.places = ((cls, key), (cls, None))
-        self.decided: Ending | None = None
-        self.announced = False
-        self.waiting: Envelope[Event] | None = None
-        self.close_at: float | None = None
-        self.close_as = Outcome.orphaned
 
 
 class Early:
@@ -156,11 +143,7 @@ class Operations:
         A key that its author left empty is made, and is in the envelope's event.
         """
         here = current()
-        keyless = route.keys.of(event, here) is None
-        event, scope = self.prepare(event, here, route.keys)
-        operation, errors = self.begin(
-            event, scope, options, route, keyless=keyless, run_id=here.run_id
-        )
+        operation, errors = self.begin(event, here, options, route)
         if errors:
             raise_for(operation.start, errors)
         return operation.start
@@ -192,24 +175,27 @@ class Operations:
     def begin(
         self,
         event: Event,
-        scope: Scope,
+        here: Scope,
         options: Options,
         route: Route,
         *,
-        keyless: bool,
-        run_id: str | None,
         managed: bool = False,
     ) -> tuple[Open, Errors | None]:
         """
         Open an operation and publish its start; also return what required subscribers raised.
 
         Args:
-            keyless: Whether the author gave no key.
-
-            run_id: The run around it.
+            here: The scope around it.
         """
-        start = self._dispatch.stamp(event, scope, route, options, None)
-        operation = Open(start, route.keys, keyless=keyless, run_id=run_id, managed=managed)
+        keys = route.keys
+        given = key = keys.of(event, here)
+        prepared, scope = self.prepare(event, here, keys)
+        if prepared is not event or scope is not here:
+            key = keys.of(prepared, scope)
+        start = self._dispatch.stamp(prepared, scope, route, options, None)
+        operation = Open(
+            start, key, keys, keyless=given is None, run_id=here.run_id, managed=managed
+        )
         evicted = None
         with self._lock:
             self._add(operation)
