@@ -446,6 +446,22 @@ class TestFailing:
 
 
 class TestReplace:
+    def test_failure_leaves_what_was_there(self, bus: Bus) -> None:
+        """
+        When one of the new sinks cannot be attached, the old ones go on.
+        """
+        old, new = Captured(), Captured()
+        (subscription,) = bus.replace((), [(old, ())])
+        wrong = Captured()
+        wrong.delivery = "by post"
+
+        with pytest.raises(SubscriptionError, match="delivery='by post' is unknown"):
+            bus.replace([subscription], [(new, ()), (wrong, ())])
+        bus.publish(Born())
+
+        assert [1, 0] == [len(old.envelopes), len(new.envelopes)]
+        assert (subscription,) == bus.subscriptions
+
     def test_loses_and_doubles_nothing(self, bus: Bus) -> None:
         """
         While sinks are replaced, each event goes to the old or to the new one.

@@ -570,6 +570,11 @@ class Bus:
             new: Each sink with the types that it listens to.
 
             timeout: Seconds that the old sinks may take at most.
+
+        Raises:
+            SubscriptionError: A sink cannot be attached; everything is as it was.
+
+            ClosedBusError: The bus was closed.
         """
         deadline = time_.monotonic() + timeout
         retired = [item for item in old if item.active]
@@ -577,7 +582,19 @@ class Bus:
             for item in retired:
                 item.active = False
                 self._subscriptions.pop(item.name, None)
-            added = [self._attach(sink, types) for sink, types in new]
+            added: list[Subscription] = []
+            try:
+                for sink, types in new:
+                    added.append(self._attach(sink, types))
+            except BaseException:
+                for item in added:
+                    item.active = False
+                    del self._subscriptions[item.name]
+                    item.leave_worker()
+                for item in retired:
+                    item.active = True
+                    self._subscriptions[item.name] = item
+                raise
             self._route_to(added, retired)
         heirs = {type(item.sink): item for item in added}
         for item in retired:
