@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import loguru
 import orjson
@@ -102,12 +102,10 @@ def by_hand(path: Path) -> Callable[[], object]:
     return lambda: os.write(fd, orjson.dumps(FIELDS) + b"\n")
 
 
-def by_harken(path: Path, calls: int, *, redaction: bool, durability: Any) -> Sample:
+def by_harken(bus: Bus, calls: int) -> Sample:
     """
-    Return what measures publishing the event to an audit log alone.
+    Return what measures publishing the event on *bus*.
     """
-    bus = Bus(redaction=redaction)
-    bus.attach(AuditLog(path, durability=durability))
     event = FileRead(path="infra/modules/network/main.tf", arguments=ARGUMENTS)
     return calling(lambda: bus.publish(event), calls, after=lambda: bus.flush(60))
 
@@ -115,6 +113,7 @@ def by_harken(path: Path, calls: int, *, redaction: bool, durability: Any) -> Sa
 def main() -> int:
     results = begin(__doc__, __file__, rounds=21, quick=3)
     calls = results.scaled(1000)
+    durabilities: tuple[Literal["process", "async", "group"], ...] = ("process", "async", "group")
     with tempfile.TemporaryDirectory(prefix="harken-benchmark-") as name:
         folder = Path(name)
         samples: dict[str, Sample] = {
@@ -126,17 +125,20 @@ def main() -> int:
             "loguru": calling(by_loguru(folder / "loguru.log"), calls),
             "orjson + os.write": calling(by_hand(folder / "hand.log"), calls),
         }
-        for durability in ("process", "async", "group"):
+        buses: list[Bus] = []
+        for durability in durabilities:
+            sync = durability == "group"
             for redaction in (False, True):
                 title = f"harken {durability}{', redacted' if redaction else ''}"
-                samples[title] = by_harken(
-                    folder / f"{durability}-{redaction}.jsonl",
-                    max(calls // 20, 5) if durability == "group" else calls,
-                    redaction=redaction,
-                    durability=durability,
-                )
+                bus = Bus(redaction=redaction)
+                path = folder / f"{durability}-{redaction}.jsonl"
+                bus.attach(AuditLog(path, durability=durability))
+                buses.append(bus)
+                samples[title] = by_harken(bus, max(calls // 20, 5) if sync else calls)
         found = interleaved(samples, results.rounds)
         loguru.logger.remove()
+        for bus in buses:
+            bus.close()
     for title, values in found.items():
         if title.startswith("harken"):
             bars = BARS.get(title, {})
