@@ -84,7 +84,9 @@ class Encoder:
         # orjson writes NaN and the infinities as null; more nulls than Nones give them away.
         if raw.count(b"null") > sum(value is None for value in values.values()):
             return orjson.dumps(_Plain().value(values))
-        return raw
+        # A copy: orjson does not give back what it took for its buffer, some 4 KB for each event
+        # that waits in a queue.
+        return b"%b" % raw
 
     def body(self, info: EventType, raw: bytes) -> Body:
         """
