@@ -122,7 +122,10 @@ def main() -> int:
         found, bad = read(folder)
         size = sum(file.stat().st_size for file in folder.glob("audit.jsonl*"))
         verified = subprocess.run(
-            [sys.executable, "-m", "harken", "verify", "audit.jsonl", "--key", "first.key"],
+            [
+                *(sys.executable, "-m", "harken", "verify", "audit.jsonl"),
+                *("--key", "first.key", "--state", "audit.key"),
+            ],
             cwd=folder,
             env={**os.environ, "COLUMNS": "120"},
             capture_output=True,

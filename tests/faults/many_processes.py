@@ -96,7 +96,7 @@ def check(folder: Path, expected: int) -> str:
     verified = subprocess.run(
         [
             *(sys.executable, "-m", "harken", "verify", str(folder / "audit.jsonl")),
-            *("--key", str(folder / "first.key")),
+            *("--key", str(folder / "first.key"), "--state", str(folder / "audit.key")),
         ],
         capture_output=True,
         text=True,
