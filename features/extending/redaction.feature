@@ -20,6 +20,32 @@ Feature: Secrets of your own
         {'note': 'open with [REDACTED:badge]'} {'badge': 1}
         """
 
+    Scenario: What looks for secrets can be chosen, and finds the same
+      When the author runs
+        """
+        from harken import Bus
+        from harken.catalog import ToolStarted
+        from harken.redaction import Redactor
+
+        for engine in ("python", "re2"):
+            bus = Bus(redaction=Redactor(engine=engine, keys=["badge"], allow=["changeme"]))
+            bus.subscribe(lambda envelope: print(envelope.data()["arguments"]))
+            for note in ("hello", "--api-key abcdef123456", "AKIAIOSFODNN7EXAMPLE"):
+                bus.publish(ToolStarted(tool_name="door", arguments={"note": note}))
+            bus.publish(ToolStarted(tool_name="door", arguments={"badge": 1, "token": "changeme"}))
+        """
+      Then the program prints
+        """
+        {'note': 'hello'}
+        {'note': '--api-key [REDACTED:flag]'}
+        {'note': '[REDACTED:aws_access_key]'}
+        {'badge': '[REDACTED:key]', 'token': 'changeme'}
+        {'note': 'hello'}
+        {'note': '--api-key [REDACTED:flag]'}
+        {'note': '[REDACTED:aws_access_key]'}
+        {'badge': '[REDACTED:key]', 'token': 'changeme'}
+        """
+
   Rule: The operator adds to it without a line of code
 
     Scenario: A name that only the operator knows is taken out, and one that is harmless stays
