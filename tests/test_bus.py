@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import blinker
 import pytest
 
 import harken
 from harken import JSON, Bus, Envelope, Event, Ids, Outcome
-from harken.catalog import LlmChunk, PolicyEvaluated, PrCreated, ToolStarted
+from harken.catalog import LlmChunk, PolicyEvaluated, PrCreated, ToolFailed, ToolStarted
+from harken.delivery import SAMPLED
 from harken.errors import (
     ClosedBusError,
     DeliveryError,
@@ -31,6 +34,14 @@ class Family(Event, outcome="success"):
     """
     A base class.
     """
+
+
+class Broke(Event, name="bustest.broke"):
+    """
+    Its author says what an error is in other words.
+    """
+
+    error_type: Any
 
 
 class Born(Family, name="bustest.born", audit=True):
@@ -214,6 +225,7 @@ class TestEnvelope:
             envelope.error_type,
             envelope.trace_flags,
         )
+        assert 0 == envelope.mono_ns
         assert f"<Envelope bustest.born seq=1 id={envelope.id}>" == repr(envelope)
 
     def test_publisher_knows_better(self, bus: Bus) -> None:
@@ -232,6 +244,57 @@ class TestEnvelope:
             dict(envelope.attributes),
         )
 
+    def test_an_operation_within_one_tick_of_the_clock(self) -> None:
+        """
+        What takes no time that the clock could tell has lasted 0 seconds.
+        """
+        bus = fixed_bus()
+        heard = Captured()
+        bus.attach(heard)
+        with bus.operation(ToolStarted(tool_name="a")):
+            pass
+
+        assert 0.0 == heard.envelopes[1].duration
+
+    def test_an_error_type_without_end(self, bus: Bus) -> None:
+        """
+        The class of an error is a word, and cut where it is not.
+        """
+        heard = Captured()
+        bus.attach(heard)
+        bus.publish(ToolFailed(tool_name="a", tool_call_id="c", error_type="E" * 300))
+        bus.flush()
+
+        assert "E" * 256 == heard.envelopes[0].error_type
+
+    @pytest.mark.parametrize(
+        ("given", "found"), [("E", "E"), (5, "5"), (["E", None], '["E",null]'), (None, None)]
+    )
+    def test_an_error_type_that_is_no_text(self, bus: Bus, given: Any, found: str | None) -> None:
+        """
+        Whatever an author calls an error is a word, or none.
+        """
+        with capture(bus) as heard:
+            bus.publish(Broke(error_type=given))
+
+        assert found == heard.envelopes[0].error_type
+
+    @pytest.mark.parametrize("seconds", [2, 7200])
+    def test_one_given_time_makes_the_duration(self, seconds: int) -> None:
+        """
+        An operation whose start is told afterwards lasts from the time that was said.
+        """
+        clock = FixedClock()
+        bus = Bus(clock=clock)
+        now = datetime.fromtimestamp(clock.time_ns() / 1e9, UTC)
+        with capture(bus) as heard:
+            bus.publish(
+                ToolStarted(tool_name="a", tool_call_id="c"), time=now - timedelta(seconds=seconds)
+            )
+            bus.publish(ToolFailed(tool_name="a", tool_call_id="c"))
+
+        assert seconds == heard.envelopes[1].duration
+
     def test_given_times_make_the_duration(self, bus: Bus) -> None:
         """
         Operations that are told afterwards last as long as their times say.
@@ -247,6 +310,25 @@ class TestEnvelope:
         )
 
         assert 2.0 == heard.envelopes[1].duration
+
+    @pytest.mark.parametrize(
+        ("milliseconds", "seconds"),
+        [(1500, 1.5), (0, None), (10**308, 1e305), (10**400, None), (-(10**400), None)],
+        ids=["usual", "unknown", "most", "more", "less"],
+    )
+    def test_a_duration_that_no_float_holds(
+        self, bus: Bus, milliseconds: int, seconds: float | None
+    ) -> None:
+        """
+        What an event says about its length counts as far as it can be a number of seconds.
+        """
+        bus.subscribe(lambda envelope: None)
+        from harken.catalog import ToolCompleted
+
+        envelope = bus.publish(ToolCompleted(tool_name="a", duration_ms=milliseconds))
+
+        assert envelope is not None
+        assert seconds == envelope.duration
 
     def test_outcome_of_a_decision(self, bus: Bus) -> None:
         """
@@ -273,6 +355,29 @@ class TestEnvelope:
         assert again is not None
         assert (False, True, True) == (born.audit, grown.audit, again.audit)
 
+    def test_ids_say_when_it_happened(self, bus: Bus) -> None:
+        """
+        An id is a UUIDv7 with the milliseconds of its event, and 12 bits of what is left of one.
+        """
+        bus.subscribe(lambda envelope: None)
+        second = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        ids: list[str] = []
+        for microseconds in (0, 250, 500, 999, 1000):
+            envelope = bus.publish(Grown(), time=second + timedelta(microseconds=microseconds))
+            assert envelope is not None
+            ids.append(envelope.id)
+
+        assert ["019b7ca9-8c88-7"] == sorted({one[:15] for one in ids[:4]})
+        assert ["000", "400", "800", "ffb", "000"] == [one[15:18] for one in ids]
+        assert sorted(ids) == ids
+        now = bus.publish(Grown())
+        assert now is not None
+        assert (7, RFC_4122, now.time_ns // 1_000_000) == (
+            UUID(now.id).version,
+            UUID(now.id).variant,
+            UUID(now.id).int >> 80,
+        )
+
     def test_ids_are_unique_and_sort_by_time(self) -> None:
         """
         Ids of one process never collide, and sort as time does.
@@ -296,6 +401,24 @@ class TestEnvelope:
         ids = Ids(bytes(32))
 
         assert (f"{1:016x}", f"{1:032x}") == (ids.span_id(0), ids.trace_id(0))
+
+    def test_same_ids_of_one_salt(self) -> None:
+        """
+        Ids are made of salt, time and number alone, with all their zeros.
+        """
+        ids, zeros = Ids(bytes(range(32))), Ids(bytes(23) + b"\5" + bytes(8))
+        time_ns = 1_763_776_000_123_456_789
+
+        assert [
+            "019aa93d-f07b-774f-9385-56157f0e6a9a",
+            "5b8d5e1d871672a2",
+            "10111213141516176b9d6e2d972682b2",
+        ] == [ids.event_id(time_ns, 7), ids.span_id(7), ids.trace_id(7)]
+        assert [
+            "00000000-0000-7000-8000-000000000000",
+            "0000000000000001",
+            "00000000000000050000000000000001",
+        ] == [zeros.event_id(1, 0), zeros.span_id(0), zeros.trace_id(0)]
 
     def test_secrets_in_texts(self, bus: Bus) -> None:
         """
@@ -462,6 +585,91 @@ class TestReplace:
         assert [1, 0] == [len(old.envelopes), len(new.envelopes)]
         assert (subscription,) == bus.subscriptions
 
+    def test_an_heir_has_the_name(self, bus: Bus) -> None:
+        """
+        A sink that replaces another of its class goes by the same name, and the other by none.
+        """
+        (old,) = bus.replace((), [(Captured(), ())])
+        (new,) = bus.replace([old], [(Captured(), ())])
+
+        assert old.name == new.name
+        assert (new,) == bus.subscriptions
+
+    @pytest.mark.parametrize("before", ["inline", "worker"])
+    @pytest.mark.parametrize("after", ["inline", "worker"])
+    def test_an_heir_gets_what_was_on_its_way(self, bus: Bus, before: str, after: str) -> None:
+        """
+        What comes to a sink after its close goes to the one that replaces it, however that hears.
+        """
+
+        class Closing(Captured):
+            def close(self, timeout: float) -> None:
+                pass
+
+        sinks = [Closing(), Closing()]
+        sinks[0].delivery, sinks[1].delivery = before, after
+        (old,) = bus.replace((), [(sinks[0], ())])
+        bus.replace([old], [(sinks[1], ())])
+        with capture(bus) as heard:
+            bus.publish(Born())
+        late = heard.envelopes[0]
+
+        if old.inline is not None:
+            old.inline(late)
+        if old.queue is not None:
+            old.queue.put(late)
+        bus.flush()
+
+        assert [late, late] == sinks[1].envelopes
+
+    @pytest.mark.parametrize("has_heir", [True, False])
+    def test_what_an_old_sink_has_no_time_for(self, bus: Bus, has_heir: bool) -> None:
+        """
+        What still waits when the time is over goes to the new sink, or is counted.
+        """
+        busy, go_on = threading.Event(), threading.Event()
+
+        class Slow(Captured):
+            delivery = "isolated"
+
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                busy.set()
+                assert go_on.wait(10)
+                super().write(batch)
+
+        old, new = Slow(), Slow()
+        (subscription,) = bus.replace((), [(old, ())])
+        bus.publish(Born())
+        assert busy.wait(10)
+        for _ in range(9):
+            bus.publish(Born())
+        bus.replace([subscription], [(new, ())] if has_heir else [], timeout=0.05)
+        go_on.set()
+        bus.flush()
+
+        while len(old.envelopes) < 1:
+            time.sleep(0.001)
+        assert [[1], [*range(2, 11)] if has_heir else []] == [
+            [envelope.seq for envelope in sink.envelopes] for sink in (old, new)
+        ]
+        assert ({} if has_heir else {"shutdown": 9}) == subscription.health().drops
+
+    def test_an_old_sink_has_some_time(self, bus: Bus) -> None:
+        """
+        A sink that is replaced is told how many seconds are left for its close.
+        """
+        patience: list[float] = []
+
+        class Slow(Captured):
+            def close(self, timeout: float) -> None:
+                patience.append(timeout)
+
+        (old,) = bus.replace((), [(Slow(), ())])
+        bus.replace([old], [], timeout=3.0)
+
+        assert 1 == len(patience)
+        assert 0 < patience[0] <= 3.0
+
     def test_loses_and_doubles_nothing(self, bus: Bus) -> None:
         """
         While sinks are replaced, each event goes to the old or to the new one.
@@ -542,10 +750,11 @@ def test_report_of_a_failure_follows_its_cause(bus: Bus) -> None:
     bus.attach(Broken(), Born)
     bus.attach(heard)
     bus.publish(Born())
+    bus.publish(ToolStarted(tool_name="a"))
 
-    born, failed = heard.envelopes
+    born, failed, after = heard.envelopes
     assert ("bustest.born", "harken.sink_failed") == (born.name, failed.name)
-    assert born.id == failed.causation_id
+    assert (born.id, None) == (failed.causation_id, after.causation_id)
 
 
 def test_failure_is_logged_without_secrets(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
@@ -652,3 +861,77 @@ def test_published_is_counted(bus: Bus) -> None:
     bus.publish(ToolStarted(tool_name="a"))
 
     assert {"bustest.born": 2, "tool.started": 1} == bus.health().published
+
+
+def test_health_of_a_new_bus() -> None:
+    """
+    What has not happened yet counts zero.
+    """
+    health = Bus().health()
+
+    assert (0, {}, 0, 0, 0, 0) == (
+        len(health),
+        health.published,
+        health.open_operations,
+        health.refused_terminals,
+        health.late,
+        health.clock_steps_back,
+    )
+
+
+class Watching:
+    """
+    Remembers how long things take.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, float]] = []
+
+    def measured(self, what: str, sink: str, seconds: float, /) -> None:
+        self.told.append((what, sink, seconds))
+
+
+def test_what_is_measured(bus: Bus) -> None:
+    """
+    Of a batch behind a queue it is measured how long its writing took and how old its oldest
+    event was, where the bus itself has taken the time of that.
+    """
+    watching = Watching()
+    bus.observe(watching)
+    bus.attach(Captured(), name="it", delivery="worker")
+    begun = time.monotonic()
+    bus.publish(Born())
+    bus.flush()
+    bus.publish(ToolStarted(tool_name="a"))
+    bus.flush()
+    taken = time.monotonic() - begun
+
+    assert ["write", "write", "lag"] == [what for what, sink, _ in watching.told if sink == "it"]
+    assert all(0 <= seconds <= taken for _, _, seconds in watching.told)
+
+
+def test_within_publish_one_in_many_is_measured(bus: Bus) -> None:
+    """
+    What publishers wait for is measured now and then, so that they do not wait for the measuring.
+    """
+    watching = Watching()
+    bus.observe(watching)
+    bus.attach(Captured(), name="it", delivery="inline")
+    for _ in range(2 * SAMPLED):
+        bus.publish(Born())
+
+    assert Counter({"publish": 2, "write": 2}) == Counter(what for what, _, _ in watching.told)
+
+
+def test_a_clock_that_is_set_back_is_known() -> None:
+    """
+    The health says how often the wall clock was found set back, by the monotonic clock beside it.
+    """
+    clock = FixedClock()
+    bus = Bus(clock=clock)
+    clock.advance(-5)
+
+    found = [bus.health().clock_steps_back for _ in range(2)]
+
+    assert [1, 1] == found
+    assert 0 == Bus().health().clock_steps_back

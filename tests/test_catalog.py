@@ -1070,25 +1070,16 @@ class TestPublishers:
 
         assert sorted(TYPES) == sorted(listed)
 
-    def test_frameworks_are_named_with_their_callback(self) -> None:
+    def test_adapters_are_named_with_what_they_tell(self) -> None:
         """
-        What comes from a framework says from which callback of which framework.
+        What an adapter publishes says which adapter, and from what its framework says.
         """
-        frameworks = {
-            "autogen",
-            "claude",
-            "crewai",
-            "google_adk",
-            "langchain",
-            "llama_index",
-            "openai_agents",
-            "pydantic_ai",
-        }
+        adapters = {path.stem for path in Path(harken.__file__).with_name("adapters").glob("*.py")}
 
-        for callbacks in PUBLISHERS["framework"].values():
-            assert callbacks
-            assert callbacks.keys() <= frameworks
-            assert all(callbacks.values())
+        for sources in PUBLISHERS["framework"].values():
+            assert sources
+            assert sources.keys() <= adapters
+            assert all(sources.values())
 
     def test_examples_run(self, bus: Bus, heard: list[Envelope[Event]]) -> None:
         """

@@ -12,9 +12,11 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ import harken
 from harken import Bus, Envelope, Event, Subscription, delivery as delivery_, subscription
 from harken.catalog import EventsDropped, SinkFailed, ToolStarted
 from harken.errors import ClosedBusError, DeliveryError, QueueFullError, SubscriptionError
+from harken.pairing import Operations
 from harken.testing import Captured
 
 DELIVERIES = ("inline", "worker", "isolated", "loop")
@@ -216,6 +219,49 @@ class OnRelease:
         self._call()
 
 
+class QueueOfOurs(delivery_.Queue):
+    """
+    A queue that nobody empties but the test; who blocks there waits for nothing.
+    """
+
+    def __init__(self, lock: threading.RLock, **options: Any) -> None:
+        self.wakes = 0
+        self.untold: list[Envelope[Event]] = []
+        super().__init__(
+            "ours",
+            block_timeout=0.0,
+            lock=lock,
+            wake=self.count,
+            draining=lambda: False,
+            dropped=self.untold.extend,
+            **options,
+        )
+
+    def count(self) -> None:
+        self.wakes += 1
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """
+        What there is to see of it.
+        """
+        return self.depth, len(self), self.wakes, dict(self.drops.by_reason), list(self.untold)
+
+
+def one_by_one(
+    queues: Sequence[delivery_.Queue], envelope: Envelope[Event]
+) -> Iterator[QueueFullError]:
+    """
+    Put *envelope* into each of *queues*, and return what they raise.
+    """
+    for queue in queues:
+        try:
+            envelope.snapshot()
+            queue.put(envelope)
+        except QueueFullError as error:
+            yield error
+
+
 def fill(bus: Bus, gated: Gated, *numbers: int) -> None:
     """
     Have *gated* hold the event 0, and queue *numbers* behind it.
@@ -327,6 +373,25 @@ class TestOverflow:
         assert list(range(1000)) == gated.numbers
         assert 0 == bus.health()["slow"].dropped
 
+    def test_block_after_an_inline_sink(self, bus: Bus) -> None:
+        """
+        Who has written to an inline sink waits for room at the next like everybody else.
+        """
+
+        class Slow(Kept):
+            def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+                time.sleep(0.005)
+                super().write(batch)
+
+        slow = Slow()
+        bus.attach(Kept("inline"), Ping)
+        bus.attach(slow, Ping, capacity=1, overflow="block")
+        for number in range(20):
+            bus.publish(Ping(number=number))
+        assert bus.flush()
+
+        assert list(range(20)) == slow.numbers
+
     def test_block_for_a_while(self, bus: Bus, heard: Captured) -> None:
         """
         After the timeout the event is dropped, counted and told.
@@ -378,6 +443,47 @@ class TestOverflow:
 
         assert [0, 1, 2] == gated.numbers
         assert {"queue_full": 3} == bus.health()["slow"].drops
+
+    def test_sink_is_told_what_it_will_never_get(self, bus: Bus) -> None:
+        """
+        A sink that accounts for what its queue drops hears of each of these events once.
+        """
+        missed: list[int] = []
+
+        class Accounting(Gated):
+            def dropped(self, batch: Sequence[Envelope[Event]], /) -> None:
+                missed.extend(envelope.seq for envelope in batch)
+
+        gated = Accounting()
+        bus.attach(gated, Ping, capacity=1, name="slow")
+        fill(bus, gated, 1, 2, 3)
+        gated.gate.set()
+        assert bus.flush()
+
+        assert [0, 3] == gated.numbers
+        assert [2, 3] == missed
+
+    def test_room_comes_back(self, bus: Bus) -> None:
+        """
+        What was handed over takes no room any more, however much there was of it.
+        """
+        gated = Gated()
+        gated.gate.set()
+        bus.attach(gated, Ping, capacity_bytes=30_000, overflow="drop_newest", name="it")
+        for _ in range(10):
+            bus.publish(Ping(number=-1, text="x" * 10_000))
+            assert bus.flush()
+        gated.gate.clear()
+        gated.entered.clear()
+        bus.publish(Ping(number=0))
+        assert gated.entered.wait(PATIENCE)
+        for number in (1, 2, 3):
+            bus.publish(Ping(number=number, text="x" * 10_000))
+        gated.gate.set()
+        assert bus.flush()
+
+        assert [*[-1] * 10, 0, 1, 2] == gated.numbers
+        assert {"queue_full": 1} == bus.health()["it"].drops
 
     def test_one_large_event_takes_the_room_of_many(self, bus: Bus) -> None:
         """
@@ -453,6 +559,72 @@ class TestOverflow:
             e.seq for e in kept.envelopes
         }
         assert missed == {seq for seq in missed for e in told if e.first_seq <= seq <= e.last_seq}
+
+    @given(
+        options=st.lists(
+            st.fixed_dictionaries(
+                {
+                    "capacity": st.integers(1, 4),
+                    "capacity_bytes": st.sampled_from([None, 1, 700, 1500]),
+                    "overflow": st.sampled_from(["drop_oldest", "drop_newest", "block", "raise"]),
+                }
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        steps=st.lists(st.sampled_from(["small", "large", "take", "mark", "close"]), max_size=12),
+    )
+    def test_all_queues_at_once(self, options: list[dict[str, Any]], steps: list[str]) -> None:
+        """
+        An event that is put into all queues at once finds, and leaves, what it does when it is
+        put into one after the other.
+        """
+
+        def told(together: bool) -> list[object]:
+            lock = threading.RLock()
+            queues = [QueueOfOurs(lock, **one) for one in options]
+            story: list[object] = []
+            for step, envelope in zip(steps, envelopes, strict=True):
+                if step == "take":
+                    story.append([queue.take()[0] for queue in queues])
+                elif step == "mark":
+                    queues[0].mark(delivery_.Marker())
+                elif step == "close":
+                    queues[-1].close()
+                elif together:
+                    errors = delivery_.Queue.put_in_all(envelope, queues, lock) or []
+                    story.append([str(error) for error in errors])
+                else:
+                    story.append([str(error) for error in one_by_one(queues, envelope)])
+                story.append([queue.state for queue in queues])
+            return [*story, [queue.take()[0] for queue in queues]]
+
+        bus, kept = Bus(), Kept("inline")
+        bus.attach(kept, Ping)
+        for step in steps:
+            bus.publish(Ping(text="x" * (1000 if step == "large" else 1)))
+        bus.close()
+        envelopes = kept.envelopes
+
+        assert told(together=False) == told(together=True)
+
+    def test_full_queue_keeps_no_other_waiting(self, bus: Bus) -> None:
+        """
+        While a publisher waits for room in one queue, the others have the event already.
+        """
+        gated, kept = Gated("isolated"), Kept()
+        bus.attach(gated, Ping, capacity=1, overflow="block")
+        bus.attach(kept, Ping)
+        fill(bus, gated, 1)
+        thread = threading.Thread(target=bus.publish, args=(Ping(number=2),), daemon=True)
+        thread.start()
+
+        eventually(lambda: kept.numbers == [0, 1, 2])
+        assert thread.is_alive()
+        gated.gate.set()
+        thread.join(PATIENCE)
+        assert bus.flush()
+        assert [0, 1, 2] == gated.numbers
 
     def test_told_once_per_second_at_most(
         self, bus: Bus, heard: Captured, monkeypatch: pytest.MonkeyPatch
@@ -571,6 +743,24 @@ class TestBatches:
         bus.attach(Kept("isolated"))
 
         assert before == threading.active_count()
+
+    @pytest.mark.parametrize("leave", ["cancelled", "replaced"])
+    def test_no_thread_after_the_last_event(self, bus: Bus, leave: str) -> None:
+        """
+        Who was isolated, and is gone, leaves no thread behind.
+        """
+        kept = Kept("isolated")
+        subscription = bus.attach(kept, Ping, name="leaving")
+        bus.publish(Ping())
+        assert bus.flush()
+
+        if leave == "cancelled":
+            subscription.cancel()
+        else:
+            bus.replace([subscription], [])
+
+        assert {"harken-leaving"} == kept.threads
+        eventually(lambda: kept.threads.isdisjoint(one.name for one in threading.enumerate()))
 
 
 class TestOrder:
@@ -888,7 +1078,9 @@ class TestIsolation:
         assert bus.flush()
         assert [1, 2] == other.numbers
         assert [2] == broken.numbers
-        assert {type(error).__name__: 1} == bus.health()["broken"].errors
+        health = bus.health()["broken"]
+        assert {type(error).__name__: 1} == health.errors
+        assert (1, 1) == (health.delivered, health.dropped)
 
     @pytest.mark.parametrize("delivery", ["worker", "isolated", "loop"])
     def test_handler_of_what_was_cancelled(self, bus: Bus, delivery: str) -> None:
@@ -990,6 +1182,26 @@ class TestRequired:
 
 
 class TestQuarantine:
+    @pytest.mark.parametrize("delivery", DELIVERIES[:3])
+    def test_only_what_fails_again_and_again(self, bus: Bus, delivery: str) -> None:
+        """
+        Failures with successes between them are no reason to leave anybody alone.
+        """
+
+        def hear(envelope: Envelope[Ping]) -> None:
+            if envelope.event.number % 2 == 0:
+                raise ValueError(envelope.event.number)
+
+        bus.subscribe(hear, Ping, delivery=delivery, name="it")  # type: ignore[arg-type]
+        found = []
+        for number in range(14):
+            bus.publish(Ping(number=number))
+            bus.flush()
+            found.append(bus.health()["it"].consecutive_failures)
+
+        assert [1, 0] * 7 == found
+        assert not bus.health()["it"].quarantined
+
     @pytest.mark.parametrize("delivery", DELIVERIES)
     def test_left_alone_and_tried_again(
         self, bus: Bus, heard: Captured, delivery: str, monkeypatch: pytest.MonkeyPatch
@@ -1274,6 +1486,34 @@ class TestCancel:
         assert ["mine"] == [one.name for one in bus.subscriptions]
         assert second.active
 
+    def test_coroutine_that_was_never_awaited(self, bus: Bus) -> None:
+        """
+        A coroutine function may leave before there was a loop for it.
+        """
+
+        async def hear(envelope: Envelope[Ping]) -> None: ...
+
+        bus.subscribe(hear, Ping).cancel()
+
+        assert {} == dict(bus.health())
+        assert bus.publish(Ping()) is None
+
+    def test_sink_that_is_let_go(self, bus: Bus) -> None:
+        """
+        A sink that is cancelled is nobody's any more, although its worker works on for others.
+        """
+        bus.attach(Kept("worker"), Ping, name="other")
+        sink = Kept("worker")
+        subscription = bus.attach(sink, Ping)
+        bus.publish(Ping())
+        assert bus.flush(PATIENCE)
+        left = weakref.ref(sink)
+        subscription.cancel()
+        del sink, subscription
+        gc.collect()
+
+        assert left() is None
+
     def test_close_with_a_cancelled_sink(self, bus: Bus) -> None:
         """
         Closing the bus delivers what a cancelled subscriber still has to get.
@@ -1542,6 +1782,7 @@ class TestInterrupt:
         assert list(range(published)) == own
         assert published + interrupts == health.delivered + health.dropped
         assert len(queued.numbers) == health.delivered
+        assert 0 == health.depth
 
     def test_many_keyboard_interrupts(self, run_python: Callable[..., Any]) -> None:
         """
@@ -1849,6 +2090,19 @@ class TestFlush:
 
 
 class TestClose:
+    def test_no_thread_is_left(self, bus: Bus) -> None:
+        """
+        No thread waits for anything once the bus is closed.
+        """
+        before = set(threading.enumerate())
+        for delivery in ("worker", "isolated"):
+            bus.attach(Kept(delivery))
+        bus.publish(DeployEnded(deploy_id="d-1"))
+        bus.publish(Ping())
+        bus.close()
+
+        eventually(lambda: set(threading.enumerate()) <= before)
+
     def test_twice(self, bus: Bus) -> None:
         """
         A second close does nothing and returns the same report.
@@ -2081,6 +2335,34 @@ class TestClose:
             pass
         bus.close()
 
+        assert {"deliverytest.deploy_started": 1, "deliverytest.deploy_ended": 1} == Counter(
+            name for name in heard.names if "deploy" in name
+        )
+
+    def test_end_that_was_interrupted(self, bus: Bus) -> None:
+        """
+        An end that was decided, and that something interrupted just before anybody heard of it, is
+        told by the close.
+        """
+        heard = Captured()
+        bus.attach(heard)
+
+        def interrupt(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and frame.f_code is Operations._finish.__code__:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        call = bus.operation(DeployStarted(deploy_id="d")).start()
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                call.end()
+        finally:
+            sys.setprofile(None)
+        before = list(heard.names)
+        bus.close()
+
+        assert ["deliverytest.deploy_started"] == before
         assert {"deliverytest.deploy_started": 1, "deliverytest.deploy_ended": 1} == Counter(
             name for name in heard.names if "deploy" in name
         )

@@ -4,6 +4,8 @@ Event types: what the class keywords say, and how types are found.
 
 from __future__ import annotations
 
+import subprocess
+import textwrap
 from collections.abc import Callable
 from typing import Annotated
 
@@ -400,3 +402,37 @@ def test_wrong_data(data: bytes | dict[str, JSON], message: str) -> None:
     """
     with pytest.raises(EventDataError, match=message):
         harken.decode("eventtest.paid", data)
+
+
+def test_names_of_the_catalog_are_taken_before_it_is_imported(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """
+    A name of the catalog is refused to an author who has never imported the catalog.
+    """
+    code = textwrap.dedent("""
+        from harken import Event
+        from harken.errors import EventNameClashError
+
+        try:
+            class Mine(Event, name="tool.started"):
+                pass
+        except EventNameClashError as error:
+            print("refused:", error)
+    """)
+
+    printed = run_python(code).stdout
+
+    assert printed.startswith("refused: ")
+    assert "harken.catalog" in printed
+
+
+def test_the_catalog_is_found_without_an_import(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """
+    A type of the catalog is there for whoever knows its name, and nothing more.
+    """
+    printed = run_python("from harken import find; print(find('tool.started').__name__)").stdout
+
+    assert "ToolStarted\n" == printed

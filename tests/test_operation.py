@@ -22,6 +22,7 @@ from harken.catalog import (
     AgentStarted,
     CommandStarted,
     PhaseStarted,
+    PlanStepCompleted,
     PlanStepStarted,
     PrCreated,
     RunCancelled,
@@ -60,6 +61,12 @@ class DeployFailed(Event, name="optest.deploy_failed", ends=DeployStarted, outco
     """
 
     where: str
+
+
+class Noted(Event, name="optest.noted"):
+    """
+    Nothing that has an end.
+    """
 
 
 @pytest.fixture
@@ -118,6 +125,27 @@ class TestOutcome:
 
         assert [("tool.failed", outcome)] == ends(heard)
         assert [type(error).__name__] == [event.error_type for event in heard.of(ToolFailed)]
+
+    def test_generator_that_is_let_go_of(self, bus: Bus, heard: Captured) -> None:
+        """
+        A generator that is closed when all was said has ended as was said.
+        """
+        op = bus.operation(ToolStarted(tool_name="search")).start()
+        op.complete(result_size=7)
+        op.end(GeneratorExit())
+
+        assert [("tool.completed", "success")] == ends(heard)
+
+    def test_phase(self, bus: Bus, heard: Captured) -> None:
+        """
+        What begins a phase says so to all that happens in it.
+        """
+        with bus.operation(PhaseStarted(phase="repo_clone")):
+            bus.publish(Noted())
+        bus.publish(Noted())
+
+        found = [envelope.phase for envelope in heard.envelopes]
+        assert ["repo_clone"] * 3 + [None] == found
 
     def test_normal_exit_of_the_program_is_success(self, bus: Bus, heard: Captured) -> None:
         """
@@ -284,6 +312,63 @@ class TestOneEnd:
             bus.operation(ToolStarted(tool_name="search")).end()
         assert 1 == len(heard.of(ToolStarted))
 
+    def test_envelope(self, bus: Bus, heard: Captured) -> None:
+        """
+        A handle has the envelope of its start, once there is one.
+        """
+        op = bus.operation(ToolStarted(tool_name="search"))
+        before = op.envelope
+        op.start()
+
+        assert before is None
+        assert heard.envelopes == [op.envelope]
+        assert Bus().operation(ToolStarted(tool_name="search")).start().envelope is None
+
+    @pytest.mark.parametrize(
+        ("error", "end", "reason"),
+        [
+            (asyncio.CancelledError("no more"), RunCancelled, "no more"),
+            (RuntimeError("no more"), RunFailed, None),
+        ],
+    )
+    def test_reason(
+        self, bus: Bus, heard: Captured, error: BaseException, end: type[Event], reason: str | None
+    ) -> None:
+        """
+        What cancels an operation is the reason of its end, and what fails it is its error.
+        """
+        bus.operation(RunStarted()).start().end(error)
+
+        (found,) = heard.of(end)
+        assert reason == getattr(found, "reason", None)
+
+    def test_repr(self, bus: Bus, heard: Captured) -> None:
+        """
+        A handle says what it is of, and how far that is.
+        """
+        op = bus.operation(ToolStarted(tool_name="search"))
+        said = [repr(op), repr(op.start())]
+        op.end()
+
+        states = ("not started", "open", "ended")
+        assert [f"<Operation tool.started {state}>" for state in states] == [*said, repr(op)]
+
+    def test_within_a_handler(self, bus: Bus, heard: Captured) -> None:
+        """
+        What a handler publishes has its cause again when an operation of the handler is over.
+        """
+
+        def handle(envelope: Envelope[PrCreated]) -> None:
+            with bus.operation(ToolStarted(tool_name="search")):
+                pass
+            bus.publish(Noted())
+
+        bus.subscribe(handle, PrCreated)
+        cause = bus.publish(PrCreated(url="u"))
+
+        assert cause is not None
+        assert [cause.id] == [e.causation_id for e in heard.envelopes if e.name == "optest.noted"]
+
     def test_callback_code(self, bus: Bus, heard: Captured) -> None:
         """
         Start and end in different callbacks touch no ambient scope, and pair all the same.
@@ -323,14 +408,18 @@ class TestOneEnd:
 
         assert [("tool.completed", "success")] == ends(heard)
 
-    def test_block_that_outlives_the_bus(self, bus: Bus, heard: Captured) -> None:
+    def test_block_that_outlives_the_bus(
+        self, bus: Bus, heard: Captured, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """
-        Leaving a block after the close raises nothing and publishes nothing.
+        Leaving a block after the close raises nothing, publishes nothing, and is no second end
+        that its author would be told of.
         """
         with bus.operation(ToolStarted(tool_name="search")):
             bus.close()
 
         assert [("tool.failed", "orphaned")] == [end for end in ends(heard) if "tool" in end[0]]
+        assert (0, []) == (bus.health().refused_terminals, caplog.messages)
 
     def test_new_operation_on_a_closed_bus(self, bus: Bus, heard: Captured) -> None:
         """
@@ -389,6 +478,33 @@ class TestPairing:
             if envelope.started is not None
         ]
         assert [("b", "b"), ("a", "a"), ("c", "c")] == pairs
+
+    def test_by_every_part_of_the_key(self, bus: Bus, heard: Captured) -> None:
+        """
+        A key of two parts pairs by both.
+        """
+        for number in (1, 2):
+            bus.publish(PlanStepStarted(plan_id="p", step_number=number))
+        for number in (2, 1):
+            bus.publish(PlanStepCompleted(plan_id="p", step_number=number))
+
+        assert [(2, 2), (1, 1)] == [
+            (end.started.event.step_number, end.event.step_number)
+            for end in heard.envelopes
+            if end.started is not None
+        ]
+
+    def test_of_a_run_whose_id_was_made(self, bus: Bus, heard: Captured) -> None:
+        """
+        The end of a run finds its start by the id that the bus has made.
+        """
+        start = bus.publish(RunStarted())
+        assert start is not None
+        with harken.scope(run_id=start.run_id):
+            bus.publish(RunCompleted())
+
+        assert ["run.started", "run.completed"] == heard.names
+        assert heard.envelopes[0] is heard.envelopes[1].started
 
     def test_key_is_made_when_none_is_given(self, bus: Bus, heard: Captured) -> None:
         """
@@ -472,6 +588,21 @@ class TestPairing:
 
         assert ["tool.completed"] == heard.names
         assert heard.envelopes[0].started is None
+
+    def test_end_whose_start_never_comes_while_the_bus_closes(
+        self, bus: Bus, heard: Captured
+    ) -> None:
+        """
+        What somebody ends because of the close is not kept for a start: none can come.
+        """
+        bus.subscribe(
+            lambda envelope: bus.publish(ToolCompleted(tool_name="b", tool_call_id="c-2")),
+            ToolFailed,
+        )
+        bus.publish(ToolStarted(tool_name="a", tool_call_id="c-1"))
+        bus.close()
+
+        assert ["c-2"] == [event.tool_call_id for event in heard.of(ToolCompleted)]
 
     def test_early_end_is_released_after_a_while(
         self, bus: Bus, heard: Captured, monkeypatch: pytest.MonkeyPatch
@@ -746,6 +877,30 @@ class TestRun:
         assert closed.wait(10)
         assert [("run.cancelled", "cancelled"), ("tool.failed", "cancelled")] == ends(heard)[:2]
 
+    def test_each_run_has_a_grace_of_its_own(
+        self, bus: Bus, heard: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What two runs left open is closed, one after the other, as they have ended; what is in no
+        run stays open.
+        """
+        closed = threading.Semaphore(0)
+        bus.subscribe(lambda envelope: closed.release(), ToolFailed)
+        alone = bus.operation(ToolStarted(tool_name="alone")).start()
+        for name, seconds in (("a", 0.05), ("b", 0.2)):
+            monkeypatch.setattr("harken.pairing.EARLY_SECONDS", seconds)
+            run = bus.operation(RunStarted()).start()
+            assert run.scope is not None
+            with harken.scope(run_id=run.scope.run_id):
+                bus.operation(ToolStarted(tool_name=name)).start()
+            run.end()
+
+        assert all(closed.acquire(timeout=10) for _ in range(2))
+        alone.end()
+        failed = [("tool.failed", "orphaned")] * 2
+        assert failed == [end for end in ends(heard) if end[0].startswith("tool.")][:-1]
+        assert ("tool.completed", "success") == ends(heard)[-1]
+
     def test_true_end_within_the_grace(self, bus: Bus, heard: Captured) -> None:
         """
         An end that comes shortly after its run's end is the end.
@@ -874,7 +1029,36 @@ class TestFailingAudit:
             entered.append(True)
 
         assert [] == entered
+        with pytest.raises(DeliveryError, match=r"tool\.started did not reach 1 required"):
+            bus.publish(ToolStarted(tool_name="rm", tool_call_id="c-1"))
         assert [("tool.failed", "failure")] == [end for end in ends(heard) if "tool" in end[0]]
+
+    def test_end_that_a_required_sink_refuses(self, bus: Bus, heard: Captured) -> None:
+        """
+        The agent is told when the end of what it did could not be recorded, by block or by hand.
+        """
+
+        class NoEnds:
+            delivery = "inline"
+
+            def write(self, batch: list[Envelope[Event]], /) -> None:
+                if batch[0].type.is_terminal:
+                    raise OSError("disk full")
+
+        bus.attach(NoEnds(), required=True)
+
+        with (
+            pytest.raises(DeliveryError, match=r"tool\.completed did not reach 1 required"),
+            bus.operation(ToolStarted(tool_name="rm")),
+        ):
+            pass
+        bus.publish(ToolStarted(tool_name="rm", tool_call_id="c-1"))
+
+        with pytest.raises(DeliveryError, match=r"tool\.completed did not reach 1 required"):
+            bus.publish(ToolCompleted(tool_name="rm", tool_call_id="c-1"))
+        assert [("tool.completed", "success")] * 2 == [
+            end for end in ends(heard) if "tool" in end[0]
+        ]
 
     def test_nobody_listens(self) -> None:
         """

@@ -98,14 +98,15 @@ class Folder:
         """
         Run a program to its end, and return what it printed.
 
-        Not *measured* is one that forks while its other threads run: coverage has a lock in
-        Python that it does not renew in the child.
+        Not *measured* is one that forks, since its other threads may run, or ends from within a
+        signal handler: coverage has a lock in Python that the child never gets, and neither does
+        whoever interrupts its holder.
         """
-        coverage = () if measured else ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+        measured = measured and "fork" not in source
         done = subprocess.run(
             [sys.executable, str(self.program(source))],
             cwd=self.path,
-            env={name: value for name, value in os.environ.items() if name not in coverage},
+            env=_environ(measured=measured),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -118,15 +119,17 @@ class Folder:
 
     @contextmanager
     def running(
-        self, *command: str, env: dict[str, str] | None = None
+        self, *command: str, env: dict[str, str] | None = None, measured: bool = True
     ) -> Iterator[subprocess.Popen[str]]:
         """
         Run *command* in a session of its own, and see to it that nothing is left of it.
+
+        For *measured* see `run()`.
         """
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=self.path,
-            env={**os.environ, **(env or {})},
+            env={**_environ(measured=measured), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -155,6 +158,11 @@ class Folder:
     def closed(self) -> list[int]:
         path = self.path / "lines.txt.closed"
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def _environ(*, measured: bool) -> dict[str, str]:
+    coverage = () if measured else ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+    return {name: value for name, value in os.environ.items() if name not in coverage}
 
 
 @pytest.fixture
@@ -254,15 +262,18 @@ class TestExit:
         """
         out = folder.run(
             """
-            import atexit, sys
+            import atexit, threading, time
             accepted = []
 
             def tell():
+                # Whoever was in the middle of a publish has counted it before the next one.
+                deadline = time.monotonic() + 30
+                while bus.health().late == 0 and time.monotonic() < deadline:
+                    time.sleep(0.001)
                 health = bus.health()["lines"]
                 print(len(accepted) == health.delivered + health.dropped, bus.health().late > 0)
 
             atexit.register(tell)
-            import threading, time
             from procapp import *
 
             bus = Bus()
@@ -707,6 +718,28 @@ class TestFork:
 
         assert "3 True\n" == out
 
+    def test_counts_of_the_child(self, folder: Folder) -> None:
+        """
+        A child counts what it published itself, so that nothing is counted by two processes.
+        """
+        out = folder.run(
+            """
+            import os
+            from procapp import *
+
+            bus = Bus()
+            bus.subscribe(lambda envelope: None)
+            bus.publish(Ping())
+            child = os.fork() == 0
+            bus.publish(Ping())
+            if not child:
+                os.wait()
+            os.write(1, f"{sum(bus.health().published.values())}\\n".encode())
+            """
+        )
+
+        assert "1\n2\n" == out
+
     def test_ids_of_the_child(self, folder: Folder) -> None:
         """
         No event of a child has the id, the span or the key of one of its parent's.
@@ -738,6 +771,26 @@ class TestFork:
         # The orphan's end has the span of its start, and the report of it one of its own.
         assert 1 + 2 * (50 + 1 + 1) == len(set(spans))
         assert 2 == len(set(keys) - {"None"})
+
+    def test_of_a_closed_bus(self, folder: Folder) -> None:
+        """
+        A bus that was closed before the fork is closed in the child.
+        """
+        printed = folder.run(
+            """
+            from procapp import *
+
+            bus = Bus()
+            bus.subscribe(print, Ping)
+            bus.close()
+            child = os.fork() == 0
+            os.write(1, f"{bus.enabled(Ping)} {bus!r}\\n".encode())
+            if not child:
+                os.wait()
+            """
+        )
+
+        assert ["False <Bus closed, 1 subscribers>"] * 2 == printed.splitlines()
 
     def test_inside_a_handler(self, folder: Folder) -> None:
         """
@@ -802,8 +855,7 @@ class TestFork:
             over = True
             for thread in threads:
                 thread.join()
-            """,
-            measured=False,
+            """
         )
 
         assert ["0"] * 25 == printed.split()
@@ -839,7 +891,7 @@ class TestSigterm:
                 print(number)
             """
         )
-        with folder.running(str(program)) as process:
+        with folder.running(str(program), measured=False) as process:
             assert process.stdout is not None
             assert "running\n" == process.stdout.readline()
             process.send_signal(signal.SIGTERM)
@@ -882,7 +934,8 @@ class TestSigterm:
             child.terminate()
             child.join()
             raise SystemExit(0 if child.exitcode == 143 else child.exitcode)
-            """
+            """,
+            measured=False,
         )
 
         assert once_each(500) == folder.pings()

@@ -22,6 +22,10 @@ from harken.record import Draft, Link, RecordError
 from harken.testing import capture, fixed_bus
 
 WRITER = "2a-0badcafe"
+SCOPE_TEXTS = (
+    *("session_id", "run_id", "parent_run_id", "actor", "on_behalf_of", "correlation_id"),
+    *("request_id", "phase", "source"),
+)
 NOW = 1_767_323_045_000_000_000  # 2026-01-02T03:04:05Z, where the clock of `fixed_bus()` stands
 
 
@@ -202,6 +206,26 @@ class TestFromEnvelope:
         ]
         assert record.check_line(line).seq == 1
 
+    @pytest.mark.parametrize(("excess", "problem"), [(0, None), (1, "too_long")])
+    def test_longest_line(self, excess: int, problem: str | None) -> None:
+        """
+        A line of exactly 1 MiB with its line feed is a line, and a longer one is none.
+        """
+
+        def line_of(pad: str) -> tuple[bytes, str]:
+            draft = record.control(
+                "audit.checkpoint", {"pad": pad}, event_id="e-1", time_ns=NOW, resource="r"
+            )
+            return draft.line(NOW, 1, "w-1", 1, record.GENESIS)
+
+        line, digest = line_of("x" * (record.MAX_LINE + excess - len(line_of("")[0])))
+        try:
+            found = record.link_of(line).hash
+        except RecordError as error:
+            found = error.problem
+
+        assert (problem or digest) == found
+
     def test_too_long(self) -> None:
         """
         A line has at most 1 MiB; what was cut for that is named, with its size and SHA-256.
@@ -217,6 +241,20 @@ class TestFromEnvelope:
             found["metadata"]
         )
         assert {"metadata.more": [len(whole), sha256(whole).hexdigest()]} == found["truncated"]
+
+    def test_one_byte_too_long(self) -> None:
+        """
+        What would be longer by one byte than a line may be is cut, too.
+        """
+
+        def line(pad: int) -> bytes:
+            sampled = Sampled(text="kept", more=[*["x" * 60_000] * 17, "x" * pad])
+            return line_of(record.from_envelope(published(sampled)))
+
+        cut = line(record.MAX_LINE + 1 - len(line(0)))
+
+        assert len(cut) <= record.MAX_LINE
+        assert {"metadata.more"} == record.parse(cut)["truncated"].keys()
 
     def test_too_many_attributes(self) -> None:
         """
@@ -294,6 +332,76 @@ class TestFromEnvelope:
             {"team": "red"},
         ] == [record.parse(line)["attributes"] for line in lines]
 
+    @given(
+        st.lists(
+            st.tuples(
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        **dict.fromkeys(SCOPE_TEXTS, st.text()),
+                        "team": st.text() | st.integers(-9, 9) | st.none(),
+                        "traceparent": st.just(
+                            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+                        ),
+                    },
+                ),
+                st.dictionaries(st.text(min_size=1), st.text() | st.booleans()),
+                st.lists(st.text(), max_size=1),
+                st.text(),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def test_is_what_the_envelope_says(self, given: list[tuple[Any, Any, Any, str]]) -> None:
+        """
+        Whatever the scope and the event hold, a record is the envelope's members, byte for byte;
+        also when several events share a scope.
+        """
+        bus = fixed_bus()
+        with capture(bus) as heard:
+            for scope, attributes, causes, text in given:
+                with harken.scope(**scope):
+                    bus.publish(Sampled(text=text))
+                    bus.publish(Sampled(text=text), attributes=attributes, causes=causes)
+                    bus.publish(DigStarted(dig_id=text), attributes=attributes)
+                    bus.publish(DigCompleted(dig_id=text))
+
+        for envelope in heard.envelopes:
+            body = envelope.body.decode()
+            expected = {
+                "v": 1,
+                "id": envelope.id,
+                "event_type": envelope.name,
+                "actor": envelope.actor or "unknown",
+                "action": envelope.action,
+                "resource": envelope.resource,
+                "outcome": envelope.outcome,
+                "metadata": "<metadata>",
+                "correlation_id": envelope.correlation_id,
+                "trace_id": envelope.trace_id,
+                "span_id": envelope.span_id,
+            }
+            optional = {
+                name: getattr(envelope, name)
+                for name in record.OPTIONAL
+                if hasattr(envelope, name) and getattr(envelope, name)
+            }
+            optional["schema_version"] = 1
+            members = {name: optional[name] for name in record.OPTIONAL if name in optional}
+            for name in ("attributes", "redacted", "truncated"):
+                if name in members:
+                    members[name] = dict(members[name])
+            if "causation_id" in members:
+                cause = members["causation_id"].encode("utf-16", "surrogatepass")
+                members["causation_id"] = cause.decode("utf-16", "replace")
+            draft = record.from_envelope(envelope)
+
+            written = f"{draft.front}{draft.back}"
+
+            line = json.dumps({**expected, **members}, separators=(",", ":"))
+            assert f",{line[1:-1]}".replace('"<metadata>"', body, 1) == written
+
 
 class TestControl:
     @pytest.mark.parametrize(
@@ -342,6 +450,13 @@ class TestTimestamps:
         The time of the event counts, unless it is more than a second old or not come yet.
         """
         assert NOW - expected_age == record.timestamp_ns(NOW - age, NOW, 0)
+
+    @pytest.mark.parametrize("age", [0, 500_000_000, 900_000_000])
+    def test_of_an_event_a_little_behind_the_file(self, age: int) -> None:
+        """
+        An event that is up to a second behind the file keeps its own time.
+        """
+        assert NOW - age == record.timestamp_ns(NOW - age, NOW, NOW + 100_000_000)
 
     def test_of_an_event_far_behind_the_file(self) -> None:
         """
@@ -623,3 +738,39 @@ def test_content_is_recorded() -> None:
     found = record.parse(line_of(record.from_envelope(envelope)))
 
     assert {"words_size": 5} == found["metadata"]
+
+
+class TestKeySlot:
+    STATE = record.KeyState(generation=3, key_id="k", epoch=2, key="ab", seq=7, head="cd")
+
+    def test_comes_back(self) -> None:
+        """
+        What stands in a place of a key file is read again, and fills the place.
+        """
+        slot = record.to_key_slot(self.STATE)
+
+        assert record.KEY_SLOT == len(slot)
+        assert self.STATE == record.from_key_slot(slot)
+
+    @pytest.mark.parametrize("place", [0, 70, 100])
+    def test_torn(self, place: int) -> None:
+        """
+        A place that was written in part holds nothing.
+        """
+        slot = bytearray(record.to_key_slot(self.STATE))
+        slot[place] ^= 1
+
+        assert record.from_key_slot(bytes(slot)) is None
+        assert record.from_key_slot(bytes(record.KEY_SLOT)) is None
+
+
+def test_format_of_a_line() -> None:
+    """
+    The version of the format is known from the beginning of a line, also of one that is to come.
+    """
+    draft = record.control("audit.opened", {}, event_id="e-1", time_ns=NOW, resource="r")
+    line, _ = draft.line(NOW, 1, "w-1", 1, record.GENESIS)
+
+    assert 1 == record.format_of(line[:512])
+    assert 12 == record.format_of(line.replace(b'"v":1,', b'"v":12,')[:512])
+    assert record.format_of(b'{"v":1}') is None

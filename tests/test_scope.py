@@ -8,18 +8,20 @@ import asyncio
 import concurrent.futures
 import json
 import logging
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Context, ContextVar
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
 import harken
-from harken import Bus, Event
+from harken import Bus, Event, Scope
 from harken.catalog import PrCreated, RunStarted, ToolStarted
 from harken.scope import current, from_env, outermost
 from harken.testing import Captured
@@ -92,6 +94,18 @@ class TestNesting:
 
         assert first.trace_id == second.trace_id
         assert publish(bus).trace_id != publish(bus).trace_id
+
+    def test_a_trace_for_each_scope(self) -> None:
+        """
+        Each outermost scope begins a trace of its own, with an id of 128 bits.
+        """
+        found = set()
+        for _ in range(100):
+            with harken.scope():
+                found.add(current().trace_id)
+
+        assert 100 == len(found)
+        assert all(re.fullmatch("[0-9a-f]{32}", trace_id or "") for trace_id in found)
 
     def test_same_scope_twice(self, bus: Bus, heard: Captured) -> None:
         """
@@ -195,6 +209,55 @@ class TestTurns:
         assert ("inner", "around", None) == (between, after, publish(bus).run_id)
 
 
+class TestTarget:
+    @pytest.fixture(autouse=True)
+    def take_away(self) -> Iterator[None]:
+        """
+        Leave no target behind.
+        """
+        yield
+        harken.register_trace_target(None)
+
+    def test_it_is_told_of_blocks(self, bus: Bus) -> None:
+        """
+        Whoever traces otherwise learns which operation's code runs, and when that is over.
+        """
+        told: list[str] = []
+
+        def target(inside: Scope) -> Callable[[], None]:
+            assert inside.operation is not None
+            name = inside.operation.name
+            told.append(name)
+            return lambda: told.append(f"left {name}")
+
+        bus.subscribe(lambda envelope: None)
+        harken.register_trace_target(target)
+        with bus.operation(RunStarted()), bus.operation(ToolStarted(tool_name="a")):
+            pass
+        bus.operation(ToolStarted(tool_name="by hand")).start().end()
+        harken.register_trace_target(None)
+        with bus.operation(RunStarted()):
+            pass
+
+        assert ["run.started", "tool.started", "left tool.started", "left run.started"] == told
+
+    def test_what_nobody_listens_to_is_no_operation(self, bus: Bus) -> None:
+        """
+        An operation without ids has nothing to tell.
+        """
+        told: list[Scope] = []
+
+        def target(inside: Scope) -> Callable[[], None]:
+            told.append(inside)
+            return lambda: None
+
+        harken.register_trace_target(target)
+        with bus.operation(RunStarted()):
+            pass
+
+        assert [] == told
+
+
 class TestSampler:
     @pytest.fixture(autouse=True)
     def sampler(self) -> Iterator[None]:
@@ -262,6 +325,7 @@ class TestTrace:
         [
             "",
             "nonsense",
+            TRACEPARENT.encode(),
             TRACEPARENT.upper(),
             TRACEPARENT + "-more",
             "ff" + TRACEPARENT[2:],
@@ -271,7 +335,7 @@ class TestTrace:
         ],
     )
     def test_malformed_traceparent_counts_as_none(
-        self, bus: Bus, heard: Captured, header: str
+        self, bus: Bus, heard: Captured, header: Any
     ) -> None:
         """
         What is not a valid header starts a trace of our own, as the W3C asks.
@@ -282,6 +346,16 @@ class TestTrace:
         assert TRACE != envelope.trace_id
         assert 32 == len(envelope.trace_id)
 
+    @pytest.mark.parametrize("flags", ["00", "01", "11", "fe", "ff"])
+    def test_flags_that_nobody_knows_yet(self, bus: Bus, heard: Captured, flags: str) -> None:
+        """
+        Whether a trace is sampled is one of eight flags, whatever the others are.
+        """
+        with harken.scope(traceparent=TRACEPARENT[:-2] + flags):
+            envelope = publish(bus)
+
+        assert int(flags, 16) == envelope.trace_flags
+
     def test_later_version_with_more_fields(self, bus: Bus, heard: Captured) -> None:
         """
         A later version of the header may say more than we know.
@@ -290,6 +364,16 @@ class TestTrace:
             envelope = publish(bus)
 
         assert TRACE == envelope.trace_id
+
+    @pytest.mark.parametrize(("length", "known"), [(512, True), (513, False)])
+    def test_longest_header(self, bus: Bus, heard: Captured, length: int, known: bool) -> None:
+        """
+        A header of up to 512 characters is read.
+        """
+        with harken.scope(traceparent=f"01{TRACEPARENT[2:]}-".ljust(length, "x")):
+            envelope = publish(bus)
+
+        assert known is (TRACE == envelope.trace_id)
 
     def test_unsampled_is_carried(self, bus: Bus, heard: Captured) -> None:
         """
@@ -364,6 +448,17 @@ class TestOut:
             "baggage": "harken.run_id=r",
             "x-correlation-id": "c-9",
         } == headers
+
+    @pytest.mark.parametrize(("length", "is_handed_down"), [(128, True), (129, False)])
+    def test_longest_correlation_id(self, length: int, is_handed_down: bool) -> None:
+        """
+        An id is handed down as long as a child takes it.
+        """
+        with harken.scope(correlation_id="c" * length):
+            env = harken.child_env({})
+
+        assert is_handed_down is ("TOOL_TRACE_ID" in env)
+        assert is_handed_down is (from_env(env).correlation_id == "c" * length)
 
     def test_correlation_id_that_no_environment_can_hold(self) -> None:
         """

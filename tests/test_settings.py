@@ -33,6 +33,7 @@ from harken.errors import (
     UnknownEventError,
 )
 from harken.redaction import Redactor
+from harken.sinks.otel import current_traceparent
 from harken.testing import Captured
 
 
@@ -140,14 +141,25 @@ class TestSources:
             (
                 {"HARKEN_LOG_FORMAT": "xml"},
                 {},
-                "HARKEN_LOG_FORMAT: log_format='xml' is not understood; use json, text",
+                "HARKEN_LOG_FORMAT: log_format='xml' is not understood; use json, text, ecs",
             ),
             ({"HARKEN_METRICS_PROMETHEUS_PORT": "http"}, {}, "HARKEN_METRICS_PROMETHEUS_PORT: "),
             ({"HARKEN_METRICS_PROMETHEUS_PORT": "70000"}, {}, "70000 is no port; use 0 to 65535"),
             ({"HARKEN_TRACE_SAMPLE_RATIO": "2"}, {}, "2.0 is not between 0 and 1"),
             ({"HARKEN_AUDIT_MAX_BYTES": "0"}, {}, "audit_max_bytes=0 must be positive"),
+            ({"HARKEN_LOG_MAX_REPEATS": "0"}, {}, "log_max_repeats=0 must be positive"),
+            (
+                {"HARKEN_METRICS_NAMES": "otel"},
+                {},
+                "metrics_names='otel' is not understood; use harken, semconv",
+            ),
             ({"HARKEN_TRACES": "jaeger"}, {}, "'jaeger' is unknown; use off, console, file:PATH"),
             ({"HARKEN_TRACES": "file:"}, {}, "names no file"),
+            (
+                {"HARKEN_TRACES": "console", "HARKEN_TRACE_POINT_EVENTS": "log_events"},
+                {},
+                "log_events' needs traces='otlp', not 'console'; use span_events",
+            ),
             (
                 {"HARKEN_REDACTION_PATTERNS": "mine=("},
                 {},
@@ -432,6 +444,39 @@ class TestConfigure:
         assert "needle" in (tmp_path / "events.log").read_text()
         assert "needle" in (tmp_path / "spans.jsonl").read_text()
 
+    def test_what_opentelemetry_says_about_content(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Where no setting says so, OpenTelemetry's variable puts content on spans; a setting wins.
+        """
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+        found = []
+        for name, given in (("a", None), ("b", False)):
+            options = self.options(tmp_path, trace_content=given)
+            bus = harken.configure(**{**options, "traces": f"file:{tmp_path / name}"})
+            with bus.operation(ToolStarted(tool_name="a", arguments={"q": "needle"})):
+                pass
+            bus.close()
+            found.append("needle" in (tmp_path / name).read_text())
+
+        assert [True, False] == found
+
+    def test_point_events_and_the_spans_of_others(self, tmp_path: Path) -> None:
+        """
+        Point events are events of their span, and its id is what other libraries see.
+        """
+        options = self.options(tmp_path, trace_point_events="span_events", trace_current_span=True)
+        bus = harken.configure(**options)
+        with bus.operation(ToolStarted(tool_name="a")):
+            inside = current_traceparent()
+            bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        (span,) = lines(tmp_path / "spans.jsonl")
+        assert f"00-{span['trace_id']}-{span['span_id']}-01" == inside
+        assert ["pr.created"] == [event["name"] for event in span["events"]]
+
     def test_transient_events_on_request(self, tmp_path: Path) -> None:
         """
         Deltas are logged only when a level is given for them by name.
@@ -450,6 +495,43 @@ class TestConfigure:
             (line["event_name"], line["level"])
             for line in lines(tmp_path / "events.log")
             if not line["event_name"].startswith("harken.audit_")
+        ]
+
+    @pytest.mark.parametrize(
+        ("levels", "handlers"),
+        [
+            ({}, 0),
+            ({"tool.*": "off", "llm.chunk": "off"}, 0),
+            ({"tool.*": "off", "llm.chunk": "debug"}, 1),
+        ],
+    )
+    def test_log_that_can_say_nothing(
+        self, tmp_path: Path, levels: dict[str, str], handlers: int
+    ) -> None:
+        """
+        At ``off`` no handler hears the events, unless some of them have a level of their own.
+        """
+        bus = harken.configure(**self.options(tmp_path, log_level="off", log_levels=levels))
+        names = [item.name for item in bus.subscriptions]
+        bus.close()
+
+        assert handlers == names.count("LogHandler")
+        assert handlers == files(tmp_path).count("events.log")
+
+    def test_log_goes_off_and_on(self, tmp_path: Path) -> None:
+        """
+        Another call silences the log, and one more lets it speak again.
+        """
+        bus = Bus()
+        for number, level in enumerate(["info", "off", "info"]):
+            harken.configure(bus, **self.options(tmp_path, log_level=level))
+            bus.publish(PrCreated(url=str(number)))
+        bus.close()
+
+        assert ["0", "2"] == [
+            line["data"]["url"]
+            for line in lines(tmp_path / "events.log")
+            if line["event_name"] == "pr.created"
         ]
 
     def test_sampling(self, tmp_path: Path) -> None:
@@ -492,6 +574,49 @@ class TestConfigure:
         assert before.keys() == bus.health().keys()
         bus.close()
         assert "pr.created" in (tmp_path / "audit.jsonl").read_text()
+
+    def test_logs_as_ecs_said_once(self, tmp_path: Path) -> None:
+        """
+        The log's format and how often it repeats itself are settings.
+        """
+        bus = harken.configure(
+            **self.options(tmp_path, audit=False, log_format="ecs", log_max_repeats=1)
+        )
+        for _ in range(3):
+            bus.publish(PrCreated(url="u"))
+        bus.close()
+
+        assert ["pr created: pr:u", "2 more like this within a minute: pr created: pr:u"] == [
+            line["message"] for line in lines(tmp_path / "events.log")
+        ]
+        assert {"8.17.0"} == {line["ecs.version"] for line in lines(tmp_path / "events.log")}
+
+    def test_metrics_by_other_names(self, tmp_path: Path) -> None:
+        """
+        The names of the metrics are a setting.
+        """
+        bus = harken.configure(**self.options(tmp_path, log=False, metrics_names="semconv"))
+        with bus.operation(ToolStarted(tool_name="search")):
+            pass
+        bus.close()
+
+        text = (tmp_path / "metrics.prom").read_text()
+        assert "gen_ai_execute_tool_duration_seconds_count{" in text
+        assert "infra_agent_tool_call_duration_seconds" not in text
+
+    @pytest.mark.parametrize("name", ["certfile", "keyfile", "client_cafile"])
+    def test_files_for_https(self, tmp_path: Path, name: str) -> None:
+        """
+        Files for HTTPS are handed on: metrics are not served in the clear when they do not fit.
+        """
+        with pytest.raises((MetricsServerError, SettingsError), match=f"none.pem|{name}"):
+            harken.configure(
+                **self.options(
+                    tmp_path,
+                    metrics_prometheus_port=0,
+                    **{f"metrics_prometheus_{name}": str(tmp_path / "none.pem")},
+                )
+            )
 
     def test_port_is_handed_on(self, tmp_path: Path) -> None:
         """

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.servers import free_port
 
 pytestmark = pytest.mark.once
 
@@ -98,16 +98,6 @@ if __name__ == "__main__":
         children[index].join()
         print("left", children[index].exitcode, flush=True)
 """
-
-
-def free_port() -> int:
-    """
-    Return a port that nobody listens on.
-    """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], bool], said: Callable[[], str] = str) -> None:

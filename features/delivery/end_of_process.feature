@@ -8,7 +8,7 @@ Feature: Nothing is lost at the end of a process
       Given a program that calls a tool and just ends
       When the program runs
       Then the audit log holds "tool.started", "tool.completed"
-      And the log holds "tool.started", "harken.audit_opened", "tool.completed", "harken.audit_checkpoint"
+      And the log holds "tool.started", "harken.audit_opened", "tool.completed", "harken.audit_checkpoint", "harken.audit_checkpoint"
       And the spans are "execute_tool search"
 
     Scenario: A program that dies of an error has recorded the failure

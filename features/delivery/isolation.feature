@@ -25,6 +25,12 @@ Feature: An observer never breaks the agent
         | sink       | broken  |
         | error_type | OSError |
 
+    Scenario: A sink may itself publish what it finds out
+      Given a bus with a working sink
+      And a sink that reports each pull request with an event of its own
+      When the agent opens 2 pull requests
+      Then the working sink hears "pr.created", "invoice.paid", "pr.created", "invoice.paid"
+
   Rule: Who fails again and again is left alone for a while
 
     Scenario: What a sink misses meanwhile is counted
@@ -34,6 +40,15 @@ Feature: An observer never breaks the agent
         | quarantined | true               |
         | failures    | 5                  |
         | drops       | {"failed": 5, "quarantined": 3} |
+
+    Scenario: Who only fails now and then is not left alone
+      Given a bus with a working sink
+      And a listener that fails at every second pull request
+      When the agent opens 20 pull requests
+      Then the health of the fickle listener says
+        | failures    | 10    |
+        | delivered   | 10    |
+        | quarantined | false |
 
     Scenario: A sink that works again is heard again, and what it missed is told
       Given a bus with a working sink and a broken sink

@@ -29,6 +29,18 @@ Feature: A slow sink does not slow the agent down
       When the agent opens 10 pull requests while the busy sink gets time
       Then the busy sink hears of pull requests 1 to 10 once it has time
 
+    Scenario: A full queue that tells the agent keeps what it has
+      Given a bus with a working sink and a busy sink with room for 3 events that tells the agent
+      When the agent opens 10 pull requests
+      Then the agent is stopped by a delivery error
+      And the working sink has heard of 4 pull requests
+      And the busy sink hears of pull requests 1 to 3 once it has time
+
+    Scenario: A queue is also full of few events that are large
+      Given a bus with a working sink and a busy sink with room for 35000 bytes that drops the oldest ones
+      When the agent opens 10 pull requests with 10000 letters each
+      Then the busy sink hears of pull requests 8 to 10 once it has time
+
   Rule: What is dropped is counted exactly, and told in band
 
     Scenario: The other sinks hear how many events were dropped, and which

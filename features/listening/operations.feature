@@ -27,6 +27,15 @@ Feature: Whatever is started ends exactly once
       When the agent's tool claims success and then raises an error
       Then the tool call ends once, as "tool.failed"
 
+    Scenario: An error is named, and with it what was called
+      Given a bus with a working sink
+      When the agent's tool raises an error
+      Then the working sink hears a "tool.failed" that says
+        | tool_name     | search          |
+        | error_type    | ValueError      |
+        | error_message | no such invoice |
+        | resource      | tool:search     |
+
   Rule: What nobody ends is ended for its author
 
     Scenario: A forgotten tool call is closed with the bus, and said to be orphaned
@@ -35,6 +44,31 @@ Feature: Whatever is started ends exactly once
       When the bus is closed
       Then the working sink hears "tool.started", "tool.failed", "harken.scope_orphaned"
       And the outcome of "tool.failed" is orphaned
+
+    Scenario: What is inside ends before what is around it
+      Given a bus with a working sink
+      And the agent has begun a run and a tool call in it, and forgotten about both
+      When the bus is closed
+      Then the ends that the working sink hears are "tool.failed", "run.failed"
+
+  Rule: Start and end find each other, wherever they are told
+
+    Scenario: An end that is told before its start is heard behind it
+      Given a bus with a working sink
+      When the agent says that the call "c-1" has ended, and then that it has started
+      Then the working sink hears "tool.started", "tool.completed"
+      And the end belongs to the call "c-1"
+
+    Scenario: An end finds its start among several by its key
+      Given a bus with a working sink
+      When the agent says that the calls "c-1", "c-2" and "c-3" have started, and that "c-2" has ended
+      Then the end belongs to the call "c-2"
+      And 2 operations are open
+
+    Scenario: An end whose start was never told is heard without one
+      Given a bus with a working sink
+      When the agent says that a call has ended of which it told no start, and flushes the bus
+      Then the working sink hears "tool.completed"
 
   Rule: Parallel work is told apart by its key, not by its order
 

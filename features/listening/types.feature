@@ -35,6 +35,12 @@ Feature: Hear what you ask for
       When the agent opens a pull request
       Then the listener has heard of 1 pull request
 
+    Scenario: Who was to be heard only as long as somebody needs them is let go
+      Given a listener to pull requests that the bus does not keep alive
+      When nobody needs the listener any more
+      And the agent opens a pull request
+      Then the listener has heard nothing
+
   Rule: What nobody hears costs nothing
 
     Scenario: The agent can know beforehand that nobody listens

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 from agent import SPAN, InvoiceDisputed, InvoicePaid, call_tool, open_pull_request
 from behave import given, when
@@ -23,7 +24,9 @@ from harken.catalog import (
     LlmCompleted,
     LlmStarted,
     PlanCreated,
+    PrCreated,
     RunStarted,
+    ToolCompleted,
     ToolStarted,
     TurnStarted,
 )
@@ -77,6 +80,12 @@ def opens_pull_requests(context: Scene, count: int) -> None:
             open_pull_request(bus_of(context), number)
 
 
+@when("the agent opens {count:d} pull requests with {size:d} letters each")
+def opens_large_pull_requests(context: Scene, count: int, size: int) -> None:
+    for number in range(1, count + 1):
+        context.bus.publish(PrCreated(url=f"/pull/{number}", branch="x" * size))
+
+
 @when("the agent calls a tool and opens a pull request")
 def calls_a_tool_and_opens_a_pull_request(context: Scene) -> None:
     call_tool(context.bus)
@@ -112,6 +121,13 @@ def tool_does(context: Scene, does: Callable[[Bus], None]) -> None:
         context.error = error
 
 
+@when("the agent's tool {does:Ending} {count:d} times, and the agent ends")
+def tool_does_often(context: Scene, does: Callable[[Bus], None], count: int) -> None:
+    for _ in range(count):
+        tool_does(context, does)
+    context.bus.close()
+
+
 @when("the agent's tool fails with a message of several lines and terminal controls")
 def tool_fails_with_controls(context: Scene) -> None:
     with context.bus.operation(ToolStarted(tool_name="search")) as call:
@@ -126,6 +142,31 @@ def says_that_its_tool_ended_as(context: Scene, outcome: str) -> None:
 
 @given("the agent has called a tool and forgotten about it")
 def has_forgotten_a_call(context: Scene) -> None:
+    context.bus.operation(ToolStarted(tool_name="search")).start()
+
+
+@when('the agent says that the call "{key}" has ended, and then that it has started')
+def ends_before_it_starts(context: Scene, key: str) -> None:
+    context.bus.publish(ToolCompleted(tool_name="search", tool_call_id=key))
+    context.bus.publish(ToolStarted(tool_name="search", tool_call_id=key))
+
+
+@when('the agent says that the calls {keys:Names} have started, and that "{key}" has ended')
+def starts_and_ends_by_key(context: Scene, keys: list[str], key: str) -> None:
+    for one in keys:
+        context.bus.publish(ToolStarted(tool_name="search", tool_call_id=one))
+    context.bus.publish(ToolCompleted(tool_name="search", tool_call_id=key))
+
+
+@when("the agent says that a call has ended of which it told no start, and flushes the bus")
+def ends_what_never_started(context: Scene) -> None:
+    context.bus.publish(ToolCompleted(tool_name="search", tool_call_id="c-1"))
+    context.report = context.bus.flush()
+
+
+@given("the agent has begun a run and a tool call in it, and forgotten about both")
+def has_forgotten_a_run(context: Scene) -> None:
+    context.bus.operation(RunStarted()).start()
     context.bus.operation(ToolStarted(tool_name="search")).start()
 
 
@@ -176,6 +217,24 @@ def calls_in_a_run(context: Scene, actor: str, run_id: str, session_id: str) -> 
         call_tool(context.bus)
 
 
+@when('the agent opens 2 pull requests in run "{run_id}", and a third one afterwards')
+def opens_in_a_run(context: Scene, run_id: str) -> None:
+    with harken.scope(run_id=run_id):
+        open_pull_request(context.bus, 1)
+        open_pull_request(context.bus, 2)
+    open_pull_request(context.bus, 3)
+
+
+@when('a run calls a tool, inside of run "{run_id}"')
+def calls_in_a_nested_run(context: Scene, run_id: str) -> None:
+    with (
+        harken.scope(run_id=run_id),
+        context.bus.operation(RunStarted()),
+        context.bus.operation(RunStarted()),
+    ):
+        call_tool(context.bus)
+
+
 @when("the runs {runs:Names} call {count:d} tools each, side by side")
 def runs_side_by_side(context: Scene, runs: list[str], count: int) -> None:
     async def run(run_id: str) -> None:
@@ -198,17 +257,49 @@ def bound_thread(context: Scene, run_id: str) -> None:
     thread.join()
 
 
+def run_program(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=harken.child_env(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 @when("the agent starts a program inside a tool call")
 def starts_a_program(context: Scene) -> None:
     code = "import harken; print(harken.current_context()['trace_id'])"
     with context.bus.operation(ToolStarted(tool_name="python")):
-        context.ran = subprocess.run(
-            [sys.executable, "-c", code],
-            env=harken.child_env(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        context.ran = run_program(code)
+
+
+@when("the agent sends a request inside a tool call")
+def sends_a_request(context: Scene) -> None:
+    with context.bus.operation(ToolStarted(tool_name="http")):
+        context.headers = harken.inject({})
+
+
+@when('the agent calls a tool for the tenant "{tenant}"')
+def calls_for_a_tenant(context: Scene, tenant: str) -> None:
+    with harken.scope(tenant=tenant):
+        call_tool(context.bus)
+
+
+@when('the agent starts a program in run "{run_id}" of session "{session_id}"')
+def starts_a_program_in_a_run(context: Scene, run_id: str, session_id: str) -> None:
+    code = """
+import os
+from harken import Bus
+from harken.catalog import PrCreated
+
+bus = Bus()
+bus.subscribe(lambda envelope: None)
+envelope = bus.publish(PrCreated(url="/pull/1"))
+print(envelope.session_id, envelope.parent_run_id, os.environ["BAGGAGE"].partition(",")[0])
+"""
+    with harken.scope(run_id=run_id, session_id=session_id):
+        context.ran = run_program(code)
 
 
 # Arguments and content.
@@ -226,6 +317,25 @@ def searches(context: Scene, query: str, result: str) -> None:
     arguments = {"q": query}
     with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)) as call:
         call.complete(result=result)
+
+
+@when('the agent searches for "{query}" and then changes its arguments')
+def searches_and_changes(context: Scene, query: str) -> None:
+    arguments = {"q": query}
+    with context.bus.operation(ToolStarted(tool_name="search", arguments=arguments)):
+        arguments["q"] = "something else"
+    context.bus.close()
+
+
+@when("the agent searches for a text of {length:d} letters")
+def searches_for_a_text(context: Scene, length: int) -> None:
+    with context.bus.operation(ToolStarted(tool_name="search", arguments={"q": "x" * length})):
+        pass
+
+
+@when('the agent tells of a pull request that it opened at "{time}"')
+def tells_late(context: Scene, time: str) -> None:
+    context.bus.publish(PrCreated(url="/pull/1"), time=datetime.fromisoformat(time))
 
 
 # Models, plans, context, credentials.
@@ -313,6 +423,19 @@ def request_runs_phases(context: Scene, trace_id: str, phases: list[str]) -> Non
             context.bus.operation(ToolStarted(tool_name="search")),
         ):
             pass
+
+
+@when("the application makes a span of its own inside a tool call")
+def makes_a_span_inside(context: Scene) -> None:
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+    tracer = TracerProvider().get_tracer("application")
+    with (
+        context.bus.operation(ToolStarted(tool_name="search")),
+        tracer.start_as_current_span("fetch") as span,
+    ):
+        assert isinstance(span, ReadableSpan)
+        context.their_parent = span.parent
 
 
 @when("the agent calls a tool inside a span of the application")

@@ -5,6 +5,7 @@ Listeners: functions that hear one event after the other.
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from agent import Invoice, InvoicePaid, open_pull_request
 from behave import given, then, when
@@ -54,12 +55,39 @@ def listener_has_heard_and_left(context: Scene) -> None:
     context.subscription.cancel()
 
 
+@given("a listener to pull requests that the bus does not keep alive")
+def listener_not_kept_alive(context: Scene) -> None:
+    context.listener = Captured()
+
+    def listen(envelope: Envelope[Event]) -> None:
+        context.listener.write([envelope])
+
+    context.function = listen
+    bus_of(context).subscribe(listen, PrCreated, weak=True)
+    assert context.bus.enabled(PrCreated)
+
+
+@when("nobody needs the listener any more")
+def nobody_needs_the_listener(context: Scene) -> None:
+    context.function = None
+    gc.collect()
+
+
 @given("a listener that fails")
 def listener_that_fails(context: Scene) -> None:
     def fail(envelope: Envelope[Event]) -> None:
         raise ValueError("not listening")
 
     context.bus.subscribe(fail)
+
+
+@given("a listener that fails at every second pull request")
+def listener_that_fails_now_and_then(context: Scene) -> None:
+    def fail(envelope: Envelope[PrCreated]) -> None:
+        if int(envelope.event.url.rpartition("/")[2]) % 2:
+            raise ValueError("not now")
+
+    context.bus.subscribe(fail, PrCreated, name="fickle")
 
 
 @given("a listener that pays an invoice as soon as it hears of a pull request")
@@ -75,6 +103,11 @@ def listener_hears(context: Scene, expected: list[str]) -> None:
 @then("the listener has heard of {count:d} pull request")
 def listener_has_heard_of(context: Scene, count: int) -> None:
     assert ["pr.created"] * count == context.listener.names, context.listener.names
+
+
+@then("the listener has heard nothing")
+def listener_has_heard_nothing(context: Scene) -> None:
+    assert [] == context.listener.names, context.listener.names
 
 
 @then('the listener sees the argument "{name}" as "{value}"')

@@ -56,6 +56,48 @@ def each_end_belongs(context: Scene) -> None:
     assert [("write", "write"), ("read", "read"), ("search", "search")] == found, found
 
 
+@then("everything that the working sink hears is of one run")
+def of_one_run(context: Scene) -> None:
+    runs = {envelope.run_id for envelope in context.heard.envelopes}
+    assert 1 == len(runs) and None not in runs, runs
+
+
+@then("the request is in the trace of the tool call")
+def request_is_in_the_trace(context: Scene) -> None:
+    call = last(context, "tool.started")
+    assert f"00-{call.trace_id}-{call.span_id}-01" == context.headers["traceparent"]
+
+
+@then("the ends that the working sink hears are {expected:Names}")
+def hears_ends(context: Scene, expected: list[str]) -> None:
+    found = [envelope.name for envelope in ends(context)]
+    assert expected == found, found
+
+
+@then('the end belongs to the call "{key}"')
+def end_belongs(context: Scene, key: str) -> None:
+    (end,) = ends(context)
+    assert end.started is not None
+    assert (key, key) == (end.started.data()["tool_call_id"], end.data()["tool_call_id"])
+
+
+@then("{count:d} operations are open")
+def are_open(context: Scene, count: int) -> None:
+    assert count == context.bus.health().open_operations
+
+
+@then("the first 2 are in one trace, and the third one is not")
+def are_in_one_trace(context: Scene) -> None:
+    first, second, third = (envelope.trace_id for envelope in context.heard.envelopes)
+    assert first == second != third
+
+
+@then('the tool call is in another run than "{run_id}"')
+def is_in_another_run(context: Scene, run_id: str) -> None:
+    own = {envelope.run_id for envelope in context.heard.envelopes if "tool" in envelope.name}
+    assert 1 == len(own) and own.isdisjoint({run_id, None}), own
+
+
 @then("the bus has refused {count:d} end")
 def has_refused(context: Scene, count: int) -> None:
     assert count == context.bus.health().refused_terminals

@@ -137,6 +137,18 @@ def agent_with_all_and_content(context: Scene) -> None:
     configure(context, WITH_ALL, ALL_CONTENT)
 
 
+@given("an agent with its outputs in files")
+def agent_with_outputs_in_files(context: Scene) -> None:
+    paths = {"audit_jsonl_path": AUDIT, "metrics_file_path": METRICS, "log_path": LOG}
+    os.environ.setdefault("HARKEN_TRACES", f"file:{SPANS}")
+    use(context, harken.configure(**paths))
+
+
+@given("the agent was set up once more")
+def set_up_once_more(context: Scene) -> None:
+    harken.configure(context.bus, **OFF | WITH_AUDIT)
+
+
 @given("an agent that is configured by its settings alone")
 def agent_by_settings_alone(context: Scene) -> None:
     os.environ |= {
@@ -203,6 +215,13 @@ def audit_log_is_at(context: Scene, path: str) -> None:
 def only_its_owner(context: Scene) -> None:
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (context.audit, context.audit.parent)]
     assert [0o600, 0o700] == modes, modes
+
+
+@then('all outputs are written but "{name}"')
+def all_are_written_but(context: Scene, name: str) -> None:
+    context.bus.close()
+    expected = {AUDIT, METRICS, LOG, SPANS} - {name}
+    assert expected == {path.name for path in context.folder.iterdir()}
 
 
 @then("there are {audit:Files} and {traces:Files}")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from agent import open_pull_request
+from agent import InvoicePaid, open_pull_request
 from behave import given, then, when
 from scene import Scene, attribute, bus_of, compare
 
@@ -58,6 +58,21 @@ class Busy(Captured):
         The pull requests it has heard of, without the one that keeps it busy.
         """
         return [event.url for event in self.of(PrCreated) if event.url != "/pull/0"]
+
+
+class Reporting:
+    """
+    A sink that publishes while it writes.
+    """
+
+    delivery = "inline"
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+        for _ in batch:
+            self._bus.publish(InvoicePaid())
 
 
 def attach_working(context: Scene, *types: type[Event], **options: str) -> Bus:
@@ -122,6 +137,16 @@ OVERFLOW = {
 @given("a bus with a working sink and a busy sink with room for {room:d} events that {does}")
 def busy_sink_with_room(context: Scene, room: int, does: str) -> None:
     attach_busy(context, attach_working(context), capacity=room, overflow=OVERFLOW[does])
+
+
+@given("a bus with a working sink and a busy sink with room for {room:d} bytes that {does}")
+def busy_sink_with_bytes(context: Scene, room: int, does: str) -> None:
+    attach_busy(context, attach_working(context), capacity_bytes=room, overflow=OVERFLOW[does])
+
+
+@given("a sink that reports each pull request with an event of its own")
+def reporting_sink(context: Scene) -> None:
+    context.bus.attach(Reporting(context.bus), PrCreated)
 
 
 @when("the broken sink is mended and the agent goes on opening pull requests")
@@ -237,6 +262,7 @@ def everything_says(context: Scene) -> None:
         says(context, envelope)
 
 
+@then("the health of the {name:w} listener says")
 @then("the health of the {name:w} sink says")
 def health_says(context: Scene, name: str) -> None:
     health = context.bus.health()[name]

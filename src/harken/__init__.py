@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harken._version import __version__
 from harken.bus import Bus
 from harken.delivery import (
     Delivered,
@@ -49,6 +50,7 @@ from harken.scope import (
     inject,
     register_sampler,
     register_trace_source,
+    register_trace_target,
     scope,
 )
 from harken.subscription import Handler, Health, Predicate, SubscriberHealth, Subscription
@@ -89,6 +91,7 @@ __all__ = [
     "SupportsClose",
     "SupportsDropped",
     "SupportsFlush",
+    "__version__",
     "bind",
     "child_env",
     "configure",
@@ -104,6 +107,7 @@ __all__ = [
     "outcome_from",
     "register_sampler",
     "register_trace_source",
+    "register_trace_target",
     "schema",
     "scope",
     "unit",

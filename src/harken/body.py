@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Mapping, Set as AbstractSet
+import re
+from collections.abc import Callable, Mapping, Set as AbstractSet
 from dataclasses import fields as dataclass_fields, is_dataclass
-from itertools import islice
+from functools import cache
+from itertools import islice, takewhile
 from math import isfinite
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import orjson
+from msgspec.structs import asdict, force_setattr
 
-from harken.event import JSON, Event, EventType
+from harken.event import JSON, Event, EventType, describe
 from harken.redaction import Redactor
 
 MAX_TEXT = 65_536
@@ -28,8 +32,11 @@ MAX_SCOPE_TEXT = 1_024
 MAX_ITEMS = 20_000
 """Members of all containers of one event that are kept."""
 
+MAX_KEY = 256
+"""Characters of a member's name that are kept."""
+
 MAX_DEPTH = 32
-"""Levels of nesting that are kept."""
+"""Levels of nesting that are kept where an object of its author's own is among them; else 254."""
 
 MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
@@ -37,15 +44,18 @@ MAX_INTEGER = 2**53 - 1
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
+_QUOTE, _COMMA, _BACKSLASH, _DELETE = b'",\\\x7f'
 
-class Body(msgspec.Struct, frozen=True):
+# The shortest JSON with one item more than are kept is longer, and so is that of a longer text.
+_MAX_WHOLE = min(2 * MAX_ITEMS, MAX_TEXT)
+
+
+class Body(msgspec.Struct, frozen=True, gc=False):
     """
     An event's own fields as ASCII JSON, redacted and bounded.
 
     Attributes:
         full: With the content that is captured.
-
-        outline: Without any content field; the same object as *full* when there is none.
 
         redacted: How many secrets of each kind were replaced.
 
@@ -53,9 +63,24 @@ class Body(msgspec.Struct, frozen=True):
     """
 
     full: bytes
-    outline: bytes
-    redacted: Mapping[str, int]
-    truncated: Mapping[str, tuple[int, str]]
+    redacted: Mapping[str, int] = _NOTHING
+    truncated: Mapping[str, tuple[int, str]] = _NOTHING
+    _outline: bytes | None = None
+    # Where the content is in *full*, with one comma.
+    _content: tuple[int, int] = (0, 0)
+
+    @property
+    def outline(self) -> bytes:
+        """
+        The fields without any content; the same object as *full* when there is none.
+        """
+        outline = self._outline
+        if outline is None:
+            begin, end = self._content
+            outline = self.full[:begin] + self.full[end:] if end else self.full
+            # Twice at once does no harm.
+            force_setattr(self, "_outline", outline)
+        return outline
 
 
 class Encoder:
@@ -76,40 +101,54 @@ class Encoder:
         """
         Return *event*'s fields as JSON, not yet redacted. Never raises for what they hold.
         """
-        values = msgspec.structs.asdict(event)
+        values = asdict(event)
         try:
-            raw = orjson.dumps(values, default=_plain_object, option=_OPTIONS)
-        except (TypeError, RecursionError):
-            return orjson.dumps(_Plain().value(values))
+            raw = orjson.dumps(values, _plain_object, _OPTIONS)
+            _refuse_fragments(values)
+        except (TypeError, RecursionError, msgspec.MsgspecError):
+            return _dumps(_Plain().value(values))
         # orjson writes NaN and the infinities as null; more nulls than Nones give them away.
-        if raw.count(b"null") > sum(value is None for value in values.values()):
-            return orjson.dumps(_Plain().value(values))
-        # A copy: orjson does not give back what it took for its buffer, some 4 KB for each event
-        # that waits in a queue.
-        return b"%b" % raw
+        nulls = raw.count(b"null")
+        if nulls and nulls > len([1 for value in values.values() if value is None]):
+            return _dumps(_Plain().value(values))
+        return _kept(raw)
 
     def body(self, info: EventType, raw: bytes) -> Body:
         """
-        Return the body of an event of the type *info* whose fields are *raw*.
+        Return the body of an event of the type *info* whose fields are *raw*, as `raw()` made it.
         """
         redactor = self.redactor
-        suspicious = redactor is not None and redactor.suspicious(raw)
-        if len(raw) <= MAX_TEXT and not info.content and not suspicious:
-            full = _ascii(raw)
-            return Body(full, full, _NOTHING, _NOTHING)
+        if redactor is not None and redactor.suspicious(raw):
+            return self.plain_body(info, raw, redactor)
+        layout = _layout(info.cls)
+        # Most bodies are the bytes that are there, and a digest.
+        if len(raw) <= layout.whole and (len(raw) <= layout.short or not _has_long_key(raw)):
+            if layout.content is None:
+                return Body(_ascii(raw))
+            body = layout.content.body(raw, self.capture)
+            if body is not None:
+                return body
+        return self.plain_body(info, raw, None)
+
+    def plain_body(self, info: EventType, raw: bytes, redactor: Redactor | None) -> Body:
+        """
+        Return the same as `body()` for any *raw*, member by member.
+
+        Args:
+            redactor: None when there is nothing to take out.
+        """
         counts: dict[str, int] = {}
         tree = orjson.loads(raw)
-        if redactor is not None and suspicious:
+        if redactor is not None:
             tree = redactor.tree(tree, counts)
         self._summarise_content(info, tree)
         cut = _Cut()
         tree = {name: cut.value(value, f"metadata.{name}") for name, value in tree.items()}
-        full = _ascii(orjson.dumps(tree))
-        outline = full
+        full = outline = _ascii(_dumps(tree))
         if any(name in tree for name in info.content):
             kept = {name: value for name, value in tree.items() if name not in info.content}
-            outline = _ascii(orjson.dumps(kept))
-        return Body(full, outline, counts or _NOTHING, cut.done or _NOTHING)
+            outline = _ascii(_dumps(kept))
+        return Body(full, counts or _NOTHING, cut.done or _NOTHING, outline)
 
     def texts(self, values: Mapping[str, object], counts: dict[str, int]) -> dict[str, JSON]:
         """
@@ -131,16 +170,235 @@ class Encoder:
             if value is not None:
                 text = value if isinstance(value, str) else orjson.dumps(value).decode()
                 encoded = text.encode()
-                for field in (f"{name}_digest", "digest"):
-                    if field in info.fields:
-                        tree[field] = tree[field] or f"sha256:{hashlib.sha256(encoded).hexdigest()}"
-                        break
-                if f"{name}_size" in info.fields:
-                    tree[f"{name}_size"] = tree[f"{name}_size"] or len(encoded)
-                elif "size" in info.fields:
-                    tree["size"] = tree["size"] or len(text)
+                digest, size = _siblings(info, name)
+                if digest:
+                    tree[digest] = tree[digest] or f"sha256:{hashlib.sha256(encoded).hexdigest()}"
+                if size:
+                    tree[size] = tree[size] or len(text if size == "size" else encoded)
             if kind not in self.capture or value is None:
                 tree.pop(name, None)
+
+
+def _siblings(info: EventType, name: str) -> tuple[str, str]:
+    """
+    Return the fields for digest and size of the content *name*; empty where there is none. A
+    field that is just called ``size`` has it in characters, one of its own in bytes.
+    """
+    digest = next((field for field in (f"{name}_digest", "digest") if field in info.fields), "")
+    size = next((field for field in (f"{name}_size", "size") if field in info.fields), "")
+    return digest, size
+
+
+class _Content(msgspec.Struct, frozen=True, gc=False):
+    """
+    Where the one content field of a type stands in its JSON, with its digest and size beside it.
+
+    An event's members stand in a fixed order, each once, and what stands in a text has its quotes
+    escaped. So a name that is found once in the bytes is that of the event's own field, not of a
+    member of some mapping in it.
+
+    Attributes:
+        name: As it stands in the JSON, with the colon.
+
+        next: The name of the field behind it, with a comma in front; empty when it is the last.
+
+        before: What stands before *name* while digest and size are not known; empty when they
+            stand elsewhere.
+
+        behind: What stands behind *next*, likewise.
+
+        sized: The same where the author gave the size, of a content that was longer perhaps.
+
+        filled: Digest and size, with places for them, to be put instead; from *next* on when they
+            stand behind.
+
+        order: Puts a digest and a size into the order of these places.
+
+        in_characters: Whether the size is that of the text, not of its bytes.
+    """
+
+    kind: str
+    name: bytes
+    next: bytes
+    before: bytes
+    behind: bytes
+    sized: re.Pattern[bytes] | None
+    filled: bytes
+    order: Callable[[tuple[bytes, int]], object]
+    in_characters: bool
+
+    def body(self, raw: bytes, capture: AbstractSet[str]) -> Body | None:
+        """
+        Return the body of *raw*, of which nothing is taken out or cut; None when a name is found
+        twice, or the author gave the digest, or a size that stands in front.
+        """
+        pieces = raw.split(self.name)
+        if len(pieces) != 2:
+            return None
+        front, rest = pieces
+        if rest.startswith(b"null"):
+            return Body(_ascii(_joined(front, rest[4:])))
+        pieces = rest.split(self.next) if self.next else [rest[:-1], b"}"]
+        if len(pieces) != 2:
+            return None
+        value, back = pieces
+        if self.behind:
+            if back.startswith(self.behind):
+                back = self._summary(value) + back[len(self.behind) :]
+            else:
+                given = None if self.sized is None else self.sized.match(back)
+                if given is None:
+                    return None
+                back = self._summary(value, int(given[1])) + back[given.end() :]
+        else:
+            if not front.endswith(self.before):
+                return None
+            front = front[: len(front) - len(self.before)] + self._summary(value)
+            back = self.next + back
+        if not raw.isascii() or _DELETE in raw:
+            front, value, back = _ascii(front), _ascii(value), _ascii(back)
+        if self.kind not in capture:
+            return Body(_joined(front, back))
+        full = b"".join((front, self.name, value, back))
+        begin, end = len(front), len(full) - len(back)
+        if self.next:
+            end += 1
+        elif begin > 1:
+            begin -= 1
+        return Body(full, _content=(begin, end))
+
+    def _summary(self, value: bytes, size: int = 0) -> bytes:
+        """
+        Return *filled* with what *value* is; a text is taken without its quotes and escapes.
+
+        Args:
+            size: What its author says that it is; 0 when nothing was said.
+        """
+        if not self.filled:
+            return b""
+        if value[0] == _QUOTE:
+            value = orjson.loads(value).encode() if _BACKSLASH in value else value[1:-1]
+        size = size or (len(value.decode()) if self.in_characters else len(value))
+        return self.filled % self.order((hashlib.sha256(value).hexdigest().encode(), size))
+
+
+class _Layout(msgspec.Struct, frozen=True, gc=False):
+    """
+    What is known of the JSON of all events of a type.
+
+    Attributes:
+        whole: Bytes up to which nothing in it can be too long or too many, but a key.
+
+        short: Bytes up to which no key in it can be too long either.
+
+        content: Where the content is; None when the type has none.
+    """
+
+    whole: int
+    short: int
+    content: _Content | None
+
+
+@cache
+def _layout(cls: type[Event]) -> _Layout:
+    info = describe(cls)
+    # A key of one character more takes that much and its quotes; each other field has its name.
+    short = sum(len(name) + 4 for name in info.fields) + MAX_KEY
+    content = _find_content(info) if info.content else None
+    whole = -1 if info.content and content is None else _MAX_WHOLE
+    return _Layout(whole, short, content)
+
+
+def _find_content(info: EventType) -> _Content | None:
+    """
+    Return where the content of a type is; None when there is more than one, or when digest and
+    size stand elsewhere.
+    """
+    (name, kind), *others = info.content.items()
+    digest, size = _siblings(info, name)
+    place = info.fields.index(name)
+    following = info.fields[place + 1 :]
+    behind = tuple(takewhile((digest, size).__contains__, following))
+    before = tuple(takewhile((digest, size).__contains__, reversed(info.fields[:place])))[::-1]
+    beside = behind or before
+    if others or {name, *beside} != {name, digest, size} - {""} or name in (digest, size):
+        return None
+    if not all(map(str.isascii, info.fields)):
+        return None
+    after = following[0] if following else ""
+    end = "," if len(following) > len(behind) else "}"
+    empty, sized = (
+        ",".join(f'"{field}":""' if field == digest else f'"{field}":{number}' for field in beside)
+        for number in ("0", "([1-9][0-9]{0,17})")
+    )
+    filled = ",".join(
+        f'"{field}":"sha256:%b"' if field == digest else f'"{field}":%d' for field in beside
+    )
+    return _Content(
+        kind=kind,
+        name=f'"{name}":'.encode(),
+        next=f',"{after}":'.encode() if after else b"",
+        before=f"{empty},".encode() if before else b"",
+        behind=f"{empty}{end}".removeprefix(f'"{after}":').encode() if behind else b"",
+        sized=re.compile(f"{sized}{end}".removeprefix(f'"{after}":').encode())
+        if behind and size
+        else None,
+        filled=(f"{filled}," if before else f",{filled}{end}" if behind else "").encode(),
+        order=itemgetter(*map((digest, size).index, beside or (digest,))),
+        in_characters=size == "size",
+    )
+
+
+def _joined(front: bytes, back: bytes) -> bytes:
+    """
+    Return the JSON of the members before one that is left out, and of those behind it.
+    """
+    if back.startswith(b","):
+        return front + back[1:]
+    return front.removesuffix(b",") + back
+
+
+def _has_long_key(raw: bytes) -> bool:
+    """
+    Whether a key of a mapping in *raw* may be too long. False is certain.
+    """
+    if raw.rfind(b"{") < 1:
+        return False
+    if _BACKSLASH in raw:
+        # Every quote that is left is one around a text.
+        raw = raw.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+    quote, window = 0, MAX_KEY + 2
+    while quote + window < len(raw):
+        found = raw.rfind(b'"', quote + 1, quote + window)
+        if found < 0:
+            found = raw.find(b'"', quote + window)
+            if raw[found + 1 : found + 2] == b":":
+                return True
+            if found < 0:
+                return False
+        quote = found
+    return False
+
+
+def _checked(value: object) -> object:
+    if isinstance(value, orjson.Fragment):
+        raise TypeError
+    return _plain_object(value)
+
+
+# orjson puts what its author encoded into the JSON as it is, whatever it is. To encode it all once
+# more, and to throw that away, is the cheapest way to look for it.
+_refuse_fragments = msgspec.json.Encoder(enc_hook=_checked).encode
+
+
+def _dumps(value: JSON) -> bytes:
+    return _kept(orjson.dumps(value))
+
+
+def _kept(raw: bytes) -> bytes:
+    # A copy: orjson does not give back what it took for its buffer, some 4 KB for each event that
+    # waits in a queue.
+    return b"%b" % raw
 
 
 def _bounded(value: JSON) -> JSON:
@@ -172,7 +430,7 @@ class _Cut:
             if len(value) > max(self._items, 0):
                 return self._all(value, path)
             return {
-                (key if len(key) <= 256 else key[:256] + "..."): self.value(
+                (key if len(key) <= MAX_KEY else key[:MAX_KEY] + "..."): self.value(
                     item, f"{path}.{key[:64]}"
                 )
                 for key, item in value.items()
@@ -235,13 +493,12 @@ class _Plain:
                     name += "~"
                 plain[name] = self.value(item)
             return plain
-        if isinstance(value, (list, tuple, AbstractSet)):
+        if isinstance(value, AbstractSet):
+            value = _in_order(value)
+        if isinstance(value, (list, tuple)):
             kept = [self.value(item) for item in islice(value, max(self._items, 0))]
             return kept if len(kept) == len(value) else [*kept, "[TRUNCATED:items]"]
-        simple = _plain_object(value)
-        if simple is value:
-            return self._string(str(value))
-        return self.value(simple)
+        return self.value(_plain_object(value))
 
     def _key(self, key: object) -> str:
         plain = self.value(key)
@@ -277,18 +534,37 @@ def _plain_object(value: object) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
         return f"[BYTES:{len(data)} sha256:{hashlib.sha256(data).hexdigest()[:16]}]"
+    if isinstance(value, orjson.Fragment):
+        return _decoded(orjson.dumps(value))
     if isinstance(value, msgspec.Struct):
-        return msgspec.structs.asdict(value)
+        return asdict(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclass_fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, AbstractSet):
-        return sorted(value, key=repr)
+        return _in_order(value)
     try:
         return str(value)
     except Exception as error:  # an author's __str__ may raise anything
         return f"[UNPRINTABLE:{type(error).__name__}]"
+
+
+def _in_order(members: AbstractSet[object]) -> list[object]:
+    """
+    Return *members* in an order that is the same in every process, if each can be printed.
+    """
+    try:
+        return sorted(members, key=repr)
+    except Exception:  # an author's __repr__ may raise anything
+        return list(members)
+
+
+def _decoded(raw: bytes) -> JSON:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return raw.decode(errors="replace")
 
 
 def _ascii(raw: bytes) -> bytes:
@@ -297,7 +573,7 @@ def _ascii(raw: bytes) -> bytes:
     """
     if not raw.isascii():
         raw = raw.decode().encode("ascii", "harken.json")
-    return raw.replace(b"\x7f", b"\\u007f") if b"\x7f" in raw else raw
+    return raw.replace(b"\x7f", b"\\u007f") if _DELETE in raw else raw
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

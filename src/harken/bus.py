@@ -35,7 +35,7 @@ from harken.delivery import (
     running_loop,
 )
 from harken.dispatch import PLAIN, Dispatcher, Options
-from harken.envelope import Clock, Envelope, Ids, Mint
+from harken.envelope import Clock, ClockWatch, Envelope, Ids, Mint
 from harken.errors import ClosedBusError, EventError, RedactionError, SubscriptionError
 from harken.event import CONTENT_KINDS, JSON, ContentKind, Event
 from harken.flushing import flush
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from harken.body import Encoder
+    from harken.received import Received
     from harken.redaction import Redactor
 
 E = TypeVar("E", bound=Event)
@@ -130,8 +131,10 @@ class Bus:
     ) -> None:
         self._redaction = _checked(redaction)
         self._capture = _content_kinds(capture_content)
+        clock = clock or Clock()
+        self._clocks = ClockWatch(clock)
         self._dispatch = Dispatcher(
-            Mint(clock or Clock(), ids or Ids(), self._make_encoder), Routes(audit_types or {})
+            Mint(clock, ids or Ids(), self._make_encoder), Routes(audit_types or {})
         )
         # What publish() reads, without a lock; emptied when something changes, and for good when
         # the bus closes.
@@ -233,6 +236,39 @@ class Bus:
         if errors:
             raise_for(envelope, errors)
         return envelope
+
+    def republish(self, envelope: Received[E], /) -> Received[E] | None:
+        """
+        Hand what was published in another process to everyone who listens here.
+
+        Ids, times, scope and outcome stay as they are; only the number is one of this bus. It
+        pairs with nothing here: an end comes with its own start. What its origin redacted stays
+        redacted, and is redacted once more.
+
+        Args:
+            envelope: As `harken.forward.consume()` yields it, or `harken.received.received()`.
+
+        Returns:
+            The envelope as the subscribers get it; None when nobody listens.
+
+        Raises:
+            ClosedBusError: The bus was closed.
+
+            DeliveryError: A required subscriber did not get it; all others did.
+        """
+        route = self._find_route(type(envelope.event))
+        if route.silent:
+            return None
+        dispatch = self._dispatch
+        renewed = envelope.renewed(dispatch.mint, dispatch.next_seq())
+        route.published += 1
+        errors = [
+            *(dispatch.to_sinks(route, renewed) or ()),
+            *(dispatch.to_handlers(route, renewed) or ()),
+        ]
+        if errors:
+            raise_for(renewed, errors)
+        return renewed
 
     def observe(self, observer: Observer, /) -> None:
         """
@@ -453,10 +489,10 @@ class Bus:
                 called = weak_handler(subscription, handler)
             subscription.use_handler(called)
             if chosen == "loop":
-                subscription.use_queue(**queue)
+                subscription.use_queue(self._dispatch.queue_lock, **queue)
                 subscription.use_loop(called, loop, self._dispatch.report_drops)
             elif chosen != "inline":
-                subscription.use_queue(**queue)
+                subscription.use_queue(self._dispatch.queue_lock, **queue)
                 self._drain(subscription, batch_handler(subscription, called))
             return self._begin(subscription)
 
@@ -547,7 +583,7 @@ class Bus:
             if chosen == "inline":
                 subscription.inline = Inline(write, subscription.missed)
             else:
-                subscription.use_queue(**queue)
+                subscription.use_queue(self._dispatch.queue_lock, **queue)
                 self._drain(subscription, write)
             if isinstance(sink, SupportsAttached):
                 sink.attached(self)
@@ -563,8 +599,8 @@ class Bus:
         """
         Attach the sinks of *new*, and close those of *old*, which were attached before.
 
-        No event is lost between them: what an old sink would have got after its close goes to
-        the new sink of the same class, if there is one, and else is counted as dropped.
+        No event is lost between them: what an old sink has not got before its close goes to the
+        new sink of the same class, if there is one, and else is counted as dropped.
 
         Args:
             new: Each sink with the types that it listens to.
@@ -611,6 +647,7 @@ class Bus:
             while item.queue.pending and time_.monotonic() < deadline:
                 item.hurry()
                 time_.sleep(0.001)
+            item.queue.hand_over()
         if isinstance(item.sink, SupportsClose):
             self._close_sink(item, item.sink, max(deadline - time_.monotonic(), 0.0))
         item.leave_worker()
@@ -670,14 +707,14 @@ class Bus:
                 write(batch)
             except BaseException as error:
                 # sys.exit() and its like have nobody to stop on a thread that others share.
-                subscription.note(error)
+                subscription.note(error, batch)
             subscription.report()
             self._dispatch.report_drops(subscription)
 
         with self._lock:
             if subscription.delivery == "isolated":
                 worker = Worker(f"harken-{subscription.name}")
-                self._workers.append(worker)
+                self._workers = [*(one for one in self._workers if not one.is_over), worker]
             else:
                 if self._shared_worker is None:
                     self._shared_worker = Worker("harken-worker")
@@ -848,12 +885,15 @@ class Bus:
         """
         Return how the bus and each subscriber are doing, as of now.
         """
+        with self._lock:
+            self._clocks.look()
         return Health(
             {item.name: item.health() for item in self.subscriptions},
             published=self._dispatch.routes.published(),
             open_operations=len(self._operations),
             refused_terminals=self._operations.refused,
             late=self._late,
+            clock_steps_back=self._clocks.steps_back,
         )
 
     def configure(
@@ -906,7 +946,7 @@ class Bus:
         for worker in self._workers:
             worker.renew()
         for subscription in self._subscriptions.values():
-            subscription.renew()
+            subscription.renew(self._dispatch.queue_lock)
         self._routes = {}
         if self._state == "closing":
             self._state = "open"

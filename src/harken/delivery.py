@@ -9,9 +9,8 @@ import math
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import (
@@ -34,9 +33,18 @@ if TYPE_CHECKING:
     import asyncio
 
 Delivery: TypeAlias = Literal["inline", "worker", "isolated", "loop"]
+"""
+How a subscriber is called: within ``publish()``, on a thread that it shares, on one of its own,
+or on an event loop.
+"""
+
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "block", "raise"]
+"""What happens to an event for which a queue has no room."""
 
 Measure: TypeAlias = Literal["publish", "write", "lag", "sync"]
+"""
+What is told to an observer, in seconds; see `Bus.observe()`.
+"""
 
 SAMPLED = 64
 """Of so many calls within `Bus.publish()` one is measured."""
@@ -50,8 +58,6 @@ LINGER = 0.005
 
 ENVELOPE_BYTES = 256
 """What an envelope itself counts against a queue's bound in bytes, besides its payload."""
-
-_waiting_bytes = attrgetter("waiting_bytes")
 
 _writing: set[int] = set()
 """The threads that are inside an inline sink now, by `threading.get_ident()`."""
@@ -255,6 +261,10 @@ class Marker:
             self.passed.set()
 
 
+def _size_of(envelope: Envelope[Event]) -> int:
+    return ENVELOPE_BYTES + envelope.waiting_bytes
+
+
 class Queue:
     """
     A bounded queue in front of one subscriber; many threads put, one takes.
@@ -263,6 +273,8 @@ class Queue:
         capacity: Events that may wait.
 
         capacity_bytes: Bytes of payload that may wait; None for no bound.
+
+        lock: That of all queues of a bus, so that an event takes it once for all of them.
 
         wake: Called on the way from empty to not empty; must be safe in a signal handler.
 
@@ -279,6 +291,7 @@ class Queue:
         capacity_bytes: int | None,
         overflow: Overflow,
         block_timeout: float | None,
+        lock: threading.RLock,
         wake: Callable[[], None],
         draining: Callable[[], bool],
         dropped: Callable[[Sequence[Envelope[Event]]], None] | None = None,
@@ -299,15 +312,14 @@ class Queue:
         # Tells that nobody empties it yet, so that every event has to wake.
         self.unattended: Callable[[], bool] | None = None
         self._dropped = dropped
-        self.renew()
+        self.renew(lock)
 
-    def renew(self) -> None:
+    def renew(self, lock: threading.RLock) -> None:
         """
         Begin anew and empty, as in a forked child.
         """
-        # Re-entrant, because a signal handler may publish while this thread is inside put().
-        self.lock = threading.RLock()
-        self._room = threading.Condition(self.lock)
+        self.lock = lock
+        self._room = threading.Condition(lock)
         self.drops = Drops()
         self._waiting = 0
         self._refusing = False
@@ -333,28 +345,69 @@ class Queue:
         Raises:
             QueueFullError: The policy is ``raise`` and there is no room.
         """
-        size = ENVELOPE_BYTES + envelope.waiting_bytes
+        size = _size_of(envelope)
         # Held until the lock is released: letting go of an event may run a destructor that
         # publishes.
         dropped: list[Envelope[Event]] = []
+        successor = None
+        empty = False
         with self.lock:
-            if self._closed:
-                if self.successor is None:
-                    self._drop("shutdown", (envelope,))
-                else:
-                    self.successor(envelope)
-                return
-            depth, held = self._depth, self._bytes + size
-            if depth >= self.capacity or held > self._bound:
+            if not self._closed:
                 if not self._make_room(envelope, size, dropped):
                     return
-                depth, held = self._depth, self._bytes + size
-            empty = not self._items
-            self._items.append(envelope)
-            self._depth = depth + 1
-            self._bytes = held
-        if empty or (self.unattended is not None and self.unattended()):
+                empty = not self._items
+                # No call among these: where a signal is handled, all of it has happened or nothing.
+                self._depth += 1
+                self._bytes += size
+                self._items.append(envelope)
+            elif self.successor is None:
+                self._drop("shutdown", (envelope,))
+                return
+            else:
+                successor = self.successor
+        if successor is not None:
+            # Outside of the lock, which others need while a sink writes.
+            successor(envelope)
+        elif empty or (self.unattended is not None and self.unattended()):
             self._wake()
+
+    @staticmethod
+    def put_in_all(
+        envelope: Envelope[Event], queues: Iterable[Queue], lock: threading.RLock
+    ) -> list[Exception] | None:
+        """
+        Queue *envelope* in all of *queues*, as `put()` does in one; return what that raised.
+
+        Those with room get it at once, so that they need not wait for one that is full.
+
+        Args:
+            lock: That of the queues.
+        """
+        envelope.snapshot()
+        size = _size_of(envelope)
+        idle: tuple[Queue, ...] = ()
+        full: tuple[Queue, ...] = ()
+        with lock:
+            for queue in queues:
+                depth, held = queue._depth, queue._bytes + size
+                if depth >= queue.capacity or held > queue._bound or queue._closed:
+                    full = (*full, queue)
+                    continue
+                if not queue._items or (queue.unattended is not None and queue.unattended()):
+                    idle = (*idle, queue)
+                # No call among these, as in put().
+                queue._depth += 1
+                queue._bytes += size
+                queue._items.append(envelope)
+        for queue in idle:
+            queue._wake()
+        errors: list[Exception] | None = None
+        for queue in full:
+            try:
+                queue.put(envelope)
+            except QueueFullError as error:
+                errors = [*(errors or ()), error]
+        return errors
 
     def mark(self, marker: Marker) -> None:
         """
@@ -378,7 +431,14 @@ class Queue:
                     marker = item
                     break
                 batch.append(item)
-            self._took(batch)
+            taken = len(batch)
+            # Most batches are all that waits.
+            size = self._bytes if taken == self._depth else sum(map(_size_of, batch))
+            self._in_flight = taken
+            self._depth -= taken
+            self._bytes -= size
+            if self._waiting:
+                self._room.notify_all()
         return batch, marker
 
     def __len__(self) -> int:
@@ -413,13 +473,6 @@ class Queue:
         How many events wait or are being handed over.
         """
         return self._depth + self._in_flight
-
-    def _took(self, batch: list[Envelope[Event]]) -> None:
-        self._in_flight = len(batch)
-        self._depth -= len(batch)
-        self._bytes -= ENVELOPE_BYTES * len(batch) + sum(map(_waiting_bytes, batch))
-        if self._waiting:
-            self._room.notify_all()
 
     def _full(self, size: int) -> bool:
         if self._depth >= self.capacity:
@@ -476,6 +529,22 @@ class Queue:
         with self.lock:
             self._closed = True
 
+    def hand_over(self) -> None:
+        """
+        Give what still waits to the successor, or count it as dropped. The queue is closed.
+        """
+        with self.lock:
+            left = list(self._items)
+            self._items.clear()
+            self._depth = self._bytes = 0
+        for item in left:
+            if isinstance(item, Marker):
+                item.reached()
+            else:
+                # What the successor has no room for is counted there.
+                with suppress(QueueFullError):
+                    self.put(item)
+
     def refuse(self) -> None:
         """
         Let nobody wait for room any more: this queue is on its way out.
@@ -492,8 +561,10 @@ class Queue:
                 markers.append(item)
                 continue
             dropped.append(item)
+            its_size = _size_of(item)
+            # No call among these, as in put().
             self._depth -= 1
-            self._bytes -= ENVELOPE_BYTES + item.waiting_bytes
+            self._bytes -= its_size
         # What stood before these markers is gone, so they stay at the front.
         self._items.extendleft(reversed(markers))
         self._drop("queue_full", dropped)
@@ -565,18 +636,21 @@ class Worker:
         """
         return self._thread is threading.current_thread()
 
-    def is_alive(self) -> bool:
+    @property
+    def is_over(self) -> bool:
         """
-        Whether the thread runs.
+        Whether it was stopped, and its thread has ended.
         """
-        return self._thread is not None and self._thread.is_alive()
+        return self._stop and (self._thread is None or not self._thread.is_alive())
 
     def stop(self, timeout: float) -> bool:
         """
         End the thread once its queues are empty; False when it is still busy after *timeout*.
         """
         self._stop = True
-        thread = self._thread
+        # One that is just being started cannot be waited for.
+        with self._starting:
+            thread = self._thread
         self._bell.put(True)
         if thread is None or thread is threading.current_thread():
             return True
@@ -753,6 +827,9 @@ class Inline:
         self._in_line: deque[Envelope[Event]] = deque()
 
     def __call__(self, envelope: Envelope[Event]) -> Exception | None:
+        """
+        Deliver *envelope* and what came meanwhile, or leave it to whoever delivers just now.
+        """
         me = get_ident()
         if self._writer:
             if self._writer == me:

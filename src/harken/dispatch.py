@@ -7,12 +7,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
+from harken.delivery import Queue
 from harken.envelope import Envelope, Mint
-from harken.errors import QueueFullError
 from harken.event import JSON, Event, Outcome
 from harken.routes import Route, Routes
 from harken.scope import Scope, cause, outermost
@@ -44,6 +44,8 @@ class Dispatcher:
         routes: Who gets what.
 
         next_seq: Returns the number of the next event, from 1.
+
+        queue_lock: What all queues share.
     """
 
     def __init__(self, mint: Mint, routes: Routes) -> None:
@@ -52,6 +54,8 @@ class Dispatcher:
         self.next_seq = itertools.count(1).__next__
         self._next_key = itertools.count(1).__next__
         self._reporting = threading.local()
+        # Re-entrant, because a signal handler may publish while this thread is inside put().
+        self.queue_lock = threading.RLock()
 
     def renew(self) -> None:
         """
@@ -60,6 +64,7 @@ class Dispatcher:
         self.mint = self.mint.renewed()
         self.routes.renew()
         self._reporting = threading.local()
+        self.queue_lock = threading.RLock()
 
     def new_key(self) -> str:
         """
@@ -105,7 +110,7 @@ class Dispatcher:
         """
         Queue *envelope* and call the inline sinks; return what required ones raised.
         """
-        errors = _put(route.queues, envelope) if route.queues else None
+        errors = Queue.put_in_all(envelope, route.queues, self.queue_lock) if route.queues else None
         if not route.sinks:
             return errors
         failed: list[Subscription] | None = None
@@ -135,7 +140,8 @@ class Dispatcher:
 
         Only now: a handler on another thread that answers at once must not overtake the sinks.
         """
-        errors = _put(route.handler_queues, envelope) if route.handler_queues else None
+        queues = route.handler_queues
+        errors = Queue.put_in_all(envelope, queues, self.queue_lock) if queues else None
         token = cause.set(envelope)
         try:
             for call, subscription, uncounted in route.handlers:
@@ -219,16 +225,3 @@ class Dispatcher:
                     last_seq=last,
                 )
             )
-
-
-def _put(
-    queues: tuple[Callable[[Envelope[Event]], None], ...], envelope: Envelope[Event]
-) -> list[Exception] | None:
-    errors: list[Exception] | None = None
-    envelope.snapshot()
-    for put in queues:
-        try:
-            put(envelope)
-        except QueueFullError as error:
-            errors = [*(errors or ()), error]
-    return errors

@@ -68,6 +68,9 @@ def _usual_outcome(terminal: type[Event]) -> Outcome | None:
 
 @functools.lru_cache(maxsize=1024)
 def choose(terminals: tuple[type[Event], ...], outcome: Outcome) -> type[Event]:
+    """
+    Return which of *terminals* says *outcome* best.
+    """
     for terminal in terminals:
         if _usual_outcome(terminal) is outcome:
             return terminal
@@ -86,32 +89,58 @@ def terminal_event(start: Envelope[Event], ending: Ending, *, duration_ms: int) 
     required field that nobody gave is None.
     """
     cls = choose(start.type.terminals, ending.outcome)
-    info = describe(cls)
-    fields: dict[str, Any] = {
-        name: getattr(start.event, name) for name in start.type.fields if name in info.fields
-    }
-    error = ending.error
-    said: dict[str, Any] = {
-        "duration_ms": duration_ms,
-        "outcome": ending.word or ending.outcome.value,
-        "error_type": error_type(error),
-        "error_message": None if error is None else message_of(error),
-    }
-    if error is not None and ending.outcome is Outcome.cancelled:
-        said["reason"] = message_of(error)
-    fields |= {name: value for name, value in said.items() if value is not None}
-    fields |= ending.fields
-    known = {name: value for name, value in fields.items() if name in info.fields}
-    missing = {field.name: None for field in _required(cls) if field.name not in known}
-    return cls(**known, **missing)
+    names = _names(start.type.cls, cls)
+    fields: dict[str, Any] = {name: getattr(start.event, name) for name in names.shared}
+    said = {**_said(ending, duration_ms), **ending.fields}
+    fields |= {name: value for name, value in said.items() if name in names.known}
+    for name in names.required:
+        fields.setdefault(name, None)
+    return cls(**fields)
+
+
+class _Names(msgspec.Struct, frozen=True):
+    """
+    The fields of a terminal: those that its start has, too; all; and those without a default.
+    """
+
+    shared: tuple[str, ...]
+    known: frozenset[str]
+    required: tuple[str, ...]
 
 
 @functools.cache
-def _required(cls: type[Event]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return tuple(field for field in msgspec.structs.fields(cls) if field.required)
+def _names(start: type[Event], terminal: type[Event]) -> _Names:
+    known = describe(terminal).fields
+    return _Names(
+        tuple(name for name in describe(start).fields if name in known),
+        frozenset(known),
+        tuple(field.name for field in msgspec.structs.fields(terminal) if field.required),
+    )
+
+
+def _said(ending: Ending, duration_ms: int) -> dict[str, Any]:
+    """
+    Return what *ending* says without its author's own fields.
+    """
+    said: dict[str, Any] = {
+        "duration_ms": duration_ms,
+        "outcome": ending.word or ending.outcome.value,
+    }
+    error = ending.error
+    if error is not None:
+        said["error_message"] = message_of(error)
+        if ending.outcome is Outcome.cancelled:
+            said["reason"] = said["error_message"]
+        kind = error_type(error)
+        if kind is not None:
+            said["error_type"] = kind
+    return said
 
 
 def error_type(error: BaseException | str | None) -> str | None:
+    """
+    Return the name of the class of *error*; None when only its text, or nothing, is known.
+    """
     if error is None or isinstance(error, str):
         return None
     return type(error).__name__

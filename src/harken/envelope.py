@@ -35,6 +35,9 @@ _STEP = 0x9E3779B97F4A7C15
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# Less than this is a correction, or two looks that were not at the same moment.
+_STEP_BACK_NS = 1_000_000_000
+
 # What the ids of envelopes look like.
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -50,6 +53,32 @@ class Clock:
     monotonic_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
 
 
+class ClockWatch:
+    """
+    Notices that a wall clock was set back, by the monotonic clock beside it. Not thread-safe.
+
+    Attributes:
+        steps_back: How often it was found more than a second behind where it should have been.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead = self._look()
+        self.steps_back = 0
+
+    def _look(self) -> int:
+        # Who is kept waiting between the two clocks finds the wall clock late, and never early.
+        return max(self._clock.time_ns() - self._clock.monotonic_ns() for _ in range(2))
+
+    def look(self) -> None:
+        """
+        Look at the clocks, and count a step back since the last look.
+        """
+        before, self._ahead = self._ahead, self._look()
+        if before - self._ahead > _STEP_BACK_NS:
+            self.steps_back += 1
+
+
 class Ids:
     """
     Makes ids as pure functions of a salt, a time and a sequence number.
@@ -63,6 +92,7 @@ class Ids:
         self._event = int.from_bytes(salt[:8])
         self._span = int.from_bytes(salt[8:16])
         self._trace = int.from_bytes(salt[16:32])
+        self._trace_front = (self._trace >> 64).to_bytes(8).hex()
         # The last milliseconds that were asked for, as text.
         self._front = (-1, "")
 
@@ -72,22 +102,20 @@ class Ids:
         """
         milliseconds, rest = divmod(time_ns, 1_000_000)
         # Two bits of variant before the 62 that are ours.
-        tail = (self._event + seq * _STEP) & _MASK_62 | 0b10 << 62
+        tail = ((self._event + seq * _STEP) & _MASK_62 | 0b10 << 62).to_bytes(8).hex()
         before, front = self._front
         if before != milliseconds:
             text = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
             front = f"{text[:8]}-{text[8:]}-7"
             # Put there at once, as other threads read it.
             self._front = (milliseconds, front)
-        return (
-            f"{front}{rest * 4096 // 1_000_000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
-        )
+        return f"{front}{rest * 4096 // 1_000_000:03x}-{tail[:4]}-{tail[4:]}"
 
     def span_id(self, seq: int) -> str:
         """
         Return 16 hex digits, never all zero.
         """
-        return f"{((self._span + seq * _STEP) & _MASK_64) or 1:016x}"
+        return ((self._span + seq * _STEP) & _MASK_64 or 1).to_bytes(8).hex()
 
     def key(self, number: int) -> str:
         """
@@ -100,7 +128,7 @@ class Ids:
         Return 32 hex digits, never all zero; the low half is spread evenly, as samplers expect.
         """
         low = (self._trace + seq * _STEP) & _MASK_64
-        return f"{self._trace >> 64:016x}{low or 1:016x}"
+        return self._trace_front + (low or 1).to_bytes(8).hex()
 
 
 class Mint:
@@ -147,7 +175,7 @@ class Mint:
         Return *scope* with its texts redacted and bounded; made once for each scope.
         """
         cleaned = scope.cleaned
-        if cleaned is None or cleaned[0] is not self.encoder:
+        if cleaned is None or cleaned[0] is not self._encoder:
             cleaned = (self.encoder, scope.map_texts(self.encoder.texts))
             force_setattr(scope, "cleaned", cleaned)
         return cleaned[1]
@@ -178,8 +206,6 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         outcome: None only on a start.
 
         started: On a terminal, the envelope of its start; in memory only.
-
-        waiting_bytes: The bytes of payload that it holds while it waits in a queue.
     """
 
     event: E_co
@@ -196,7 +222,6 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     _attributes: Mapping[str, JSON] | None = None
     _error_type: str | None = None
     _raw: bytes | None = None
-    waiting_bytes: int = 0
     _body: Body | None = None
     _id: str | None = None
     _trace_id: str | None = None
@@ -458,7 +483,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         How long it took, in seconds; None when that is not known.
 
         Of an operation's end it is the difference of the monotonic clocks, or of the times that
-        the publisher gave. Elsewhere it is what the event itself says in ``duration_ms``.
+        the publisher gave. Elsewhere it is what the event itself says in ``duration_ms``, as far
+        as a float can hold it.
         """
         start = self.started
         if start is not None:
@@ -468,7 +494,12 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             if taken >= 0:
                 return taken / 1e9
         milliseconds = getattr(self.event, "duration_ms", None)
-        return milliseconds / 1000 if isinstance(milliseconds, int) and milliseconds else None
+        if not isinstance(milliseconds, int) or not milliseconds:
+            return None
+        try:
+            return milliseconds / 1000
+        except OverflowError:
+            return None
 
     @property
     def error_type(self) -> str | None:
@@ -521,6 +552,13 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         return self._make_body().truncated
 
+    @property
+    def waiting_bytes(self) -> int:
+        """
+        The bytes of payload that it holds while it waits in a queue.
+        """
+        return len(self._raw or b"")
+
     def snapshot(self) -> None:
         """
         Take the payload's JSON now, so that no later mutation changes what leaves the process.
@@ -528,7 +566,6 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         if self._raw is None and self._body is None:
             raw = self._mint.encoder.raw(self.event)
             force_setattr(self, "_raw", raw)
-            force_setattr(self, "waiting_bytes", len(raw))
 
     def _make_body(self) -> Body:
         if self._body is None:

@@ -23,6 +23,7 @@ JSON: TypeAlias = Any
 """A JSON value: None, bool, int, float, str, or lists and string-keyed dicts of them."""
 
 ContentKind: TypeAlias = Literal["arguments", "result", "text", "thinking", "messages"]
+"""What a field may hold that is long or private, and is kept only where that was asked for."""
 
 CONTENT_KINDS: frozenset[ContentKind] = frozenset(
     ("arguments", "result", "text", "thinking", "messages")
@@ -90,7 +91,12 @@ class OutcomeFrom(msgspec.Struct, frozen=True):
     mapping: dict[str, str]
 
     def __call__(self, event: Event) -> Outcome:
-        word = plain_text(getattr(event, self.field))
+        """
+        Return the outcome of *event*; a word that is neither mapped nor an outcome is unknown.
+        """
+        word = getattr(event, self.field)
+        if word.__class__ is not str:
+            word = plain_text(word)
         return Outcome.of(self.mapping.get(word, word))
 
 
@@ -210,7 +216,10 @@ class EventMeta(msgspec.StructMeta):
         transient: bool = False,
         **options: Any,
     ) -> EventMeta:
-        options = {"frozen": True, "kw_only": True, **options}
+        """
+        Make the class, and put what the keywords say into the registry.
+        """
+        options = {"kw_only": True, **options}
         cls = super().__new__(mcls, class_name, bases, namespace, **options)
         inherited = _inherited(cls)
         if name is None:

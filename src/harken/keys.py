@@ -25,9 +25,20 @@ class Keys:
         carried: On a start, whether every end has room for its key.
 
         has_phase: Whether an event may say which phase begins with it.
+
+        changes_scope: Whether a start may be in another scope than the code that publishes it.
     """
 
-    __slots__ = ("_info", "_single", "carried", "has_phase", "made", "of_a_run", "scope_name")
+    __slots__ = (
+        "_info",
+        "_single",
+        "carried",
+        "changes_scope",
+        "has_phase",
+        "made",
+        "of_a_run",
+        "scope_name",
+    )
 
     def __init__(self, info: EventType) -> None:
         self._info = info
@@ -40,6 +51,7 @@ class Keys:
             self.scope_name = info.key[0]
         self.of_a_run = info.key == ("run_id",)
         self.has_phase = "phase" in info.fields
+        self.changes_scope = self.has_phase or self.scope_name is not None
         self.carried = all(
             name in SCOPE_NAMES or name in describe(end).fields
             for name in info.key

@@ -17,7 +17,7 @@ from harken.errors import DeliveryError, EventError
 from harken.event import Event, Outcome, describe, plain_text
 from harken.pairing import Open, Operations, raise_for
 from harken.routes import Route
-from harken.scope import Entered, Scope, cause, current, enter, leave, leave_cause
+from harken.scope import Entered, Scope, cause, current, enter, follow, leave, leave_cause
 
 S = TypeVar("S", bound=Event)
 
@@ -60,6 +60,7 @@ class Operation(Generic[S]):
         self._ended = False
         self._entered: Entered | None = None
         self._cause_token: Token[Envelope[Event] | None] | None = None
+        self._unfollow: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open" if self._scope is not None else "not started"
@@ -226,6 +227,8 @@ class Operation(Generic[S]):
         assert self._scope is not None
         self._cause_token = cause.set(None)
         self._entered = enter(self._scope)
+        if self._open is not None:
+            self._unfollow = follow(self._scope)
         return self
 
     def __exit__(
@@ -235,6 +238,8 @@ class Operation(Generic[S]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._entered is not None and self._cause_token is not None
+        if self._unfollow is not None:
+            self._unfollow()
         leave(self._entered)
         leave_cause(self._cause_token)
         self.end(exc)

@@ -38,7 +38,7 @@ _log = logging.getLogger("harken")
 Errors = list[Exception]
 
 
-class Open:
+class Open(msgspec.Struct, eq=False):
     """
     An operation that was started.
 
@@ -50,37 +50,19 @@ class Open:
         places: Where an end of any run finds it.
     """
 
+    start: Envelope[Event]
+    key: Key | None
+    of_a_run: bool
+    run_id: str | None
+    managed: bool
+    address: tuple[Any, ...]
+    places: tuple[tuple[Any, ...], ...]
     # Most operations end as they began; what is unusual about one is set on it then.
     decided: Ending | None = None
-    announced = False
+    announced: bool = False
     waiting: Envelope[Event] | None = None
     close_at: float | None = None
-    close_as = Outcome.orphaned
-
-    def __init__(
-        self,
-        start: Envelope[Event],
-        key: Key | None,
-        keys: Keys,
-        *,
-        keyless: bool,
-        run_id: str | None,
-        managed: bool,
-    ) -> None:
-        """
-        Args:
-            keyless: Whether its author gave no key, so that an end without one may be its own.
-        """
-        cls = start.type.cls
-        self.start = start
-        self.key = key
-        self.of_a_run = keys.of_a_run
-        self.run_id = run_id
-        self.managed = managed
-        self.address = (cls, key, start.scope.run_id)
-        self.places: tuple[tuple[Any, ...], ...] = ((cls, key),)
-        if key is not None and (keyless or not keys.carried):
-            self.places = ((cls, key), (cls, None))
+    close_as: Outcome = Outcome.orphaned
 
 
 class Early:
@@ -128,13 +110,6 @@ class Operations:
         Return a key that no other operation of this bus has.
         """
         return self._dispatch.new_key()
-
-    @property
-    def early(self) -> int:
-        """
-        How many ends wait for their start.
-        """
-        return len(self._early)
 
     def publish_start(self, event: Event, options: Options, route: Route) -> Envelope[Event]:
         """
@@ -189,13 +164,19 @@ class Operations:
         """
         keys = route.keys
         given = key = keys.of(event, here)
-        prepared, scope = self.prepare(event, here, keys)
-        if prepared is not event or scope is not here:
-            key = keys.of(prepared, scope)
-        start = self._dispatch.stamp(prepared, scope, route, options, None)
-        operation = Open(
-            start, key, keys, keyless=given is None, run_id=here.run_id, managed=managed
-        )
+        scope = here
+        # A key that is there in all its parts leaves nothing to make.
+        if given is None or keys.changes_scope:
+            event, scope = self.prepare(event, here, keys)
+            key = keys.of(event, scope)
+        start = self._dispatch.stamp(event, scope, route, options, None)
+        cls = route.type.cls
+        places: tuple[tuple[Any, ...], ...] = ((cls, key),)
+        if key is not None and (given is None or not keys.carried):
+            # Its author gave no key, or an end has no room for it: one without may be its own.
+            places = ((cls, key), (cls, None))
+        address = (cls, key, scope.run_id)
+        operation = Open(start, key, keys.of_a_run, here.run_id, managed, address, places)
         evicted = None
         with self._lock:
             self._add(operation)
@@ -373,6 +354,9 @@ class Operations:
 
     def _refuse(self, info: EventType) -> None:
         with self._lock:
+            if self._closing:
+                # The close ended what was open, and its author does not know.
+                return
             self.refused += 1
             is_first = self.refused == 1
         # Not under the lock: whoever handles the log may publish.

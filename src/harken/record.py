@@ -45,7 +45,8 @@ Control records tell what happened to the log itself. Their ``metadata``:
     cut off. ``foreign_line``: what stands before this record is not a sealed line. Both give
     ``bytes`` and ``sha256`` of it; ``kept`` says that a torn line stands there too, because the
     file does not allow cutting. ``shrunk``: the file ended after the line ``seq`` with the hash
-    ``head`` when it ``had`` so many bytes; now it ``has`` fewer.
+    ``head`` when it ``had`` so many bytes; now it ``has`` fewer. Where lines that nothing vouches
+    for may have followed, ``seq`` is the highest number they can have had.
 
 ``audit.lost``
     The records ``first_n`` to ``last_n`` of this writer are not in the log: ``count`` are gone,
@@ -222,14 +223,14 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         time_ns: When it happened, in nanoseconds since 1970-01-01 UTC.
 
-        front: The line from ``v`` to ``span_id``.
+        front: The line from ``v`` to ``span_id``; ASCII, as all of it.
 
         back: The members that follow ``occurred``.
     """
 
     time_ns: int
-    front: bytes
-    back: bytes
+    front: str
+    back: str
 
     def line(
         self, timestamp_ns: int, seq: int, writer: str, n: int, prev: str
@@ -240,9 +241,10 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         occurred = ""
         if timestamp_ns != self.time_ns:
             occurred = f',"occurred":"{rfc3339(self.time_ns)}"'
-        start = f'{{"timestamp":"{rfc3339(timestamp_ns)}","seq":{seq}'
-        end = f',"writer":"{writer}","n":{n},"prev":"{prev}"'
-        content = b"".join((start.encode(), self.front, occurred.encode(), self.back, end.encode()))
+        content = (
+            f'{{"timestamp":"{rfc3339(timestamp_ns)}","seq":{seq}{self.front}{occurred}{self.back}'
+            f',"writer":"{writer}","n":{n},"prev":"{prev}"'
+        ).encode()
         digest = sha256(content).hexdigest()
         return content + f',"hash":"{digest}"}}\n'.encode(), digest
 
@@ -268,7 +270,7 @@ def rfc3339(time_ns: int) -> str:
     Return *time_ns* in UTC with six digits, such as ``2026-11-21T01:44:00.123456Z``.
     """
     seconds, rest = divmod(time_ns, 1_000_000_000)
-    return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
+    return f"{_to_the_second(seconds)}.{str(rest // 1000).zfill(6)}Z"
 
 
 @lru_cache(maxsize=64)
@@ -325,53 +327,88 @@ def _draft(
     attributes: Mapping[str, JSON],
     truncated: Mapping[str, tuple[int, str]],
 ) -> Draft:
-    kind = envelope.type
     scope = envelope.redacted_scope
+    told = _told_by(
+        scope.actor,
+        scope.correlation_id,
+        scope.session_id,
+        scope.run_id,
+        scope.parent_run_id,
+        scope.request_id,
+        scope.phase,
+        scope.on_behalf_of,
+        scope.source,
+    )
+    kind = envelope.type
     outcome = envelope.outcome
     trace_id = envelope.trace_id
     front = (
-        f',"v":1,"id":"{envelope.id}","event_type":"{kind.name}"'
-        f',"actor":{ascii_json(scope.actor or "unknown")},"action":{ascii_json(kind.action)}'
-        f',"resource":{ascii_json(envelope.resource)}'
-        f',"outcome":{"null" if outcome is None else ascii_json(outcome.value)},"metadata":'
-    )
-    middle = (
-        f',"correlation_id":{ascii_json(scope.correlation_id or trace_id)}'
+        f',"v":1,"id":"{envelope.id}","event_type":"{kind.name}","actor":{told.actor}'
+        f',"action":{ascii_json(kind.action)},"resource":{ascii_json(envelope.resource)}'
+        f',"outcome":{"null" if outcome is None else ascii_json(outcome)}'
+        f',"metadata":{metadata.decode()}'
+        f',"correlation_id":{told.correlation_id or ascii_json(trace_id)}'
         f',"trace_id":"{trace_id}","span_id":"{envelope.span_id}"'
     )
-    back = ""
-    if text := envelope.parent_span_id:
-        back += f',"parent_span_id":"{text}"'
-    if text := scope.session_id:
-        back += f',"session_id":{ascii_json(text)}'
-    if text := scope.run_id:
-        back += f',"run_id":{ascii_json(text)}'
-    if text := scope.parent_run_id:
-        back += f',"parent_run_id":{ascii_json(text)}'
-    if text := scope.request_id:
-        back += f',"request_id":{ascii_json(text)}'
+    parent_span_id = envelope.parent_span_id
+    back = f',"parent_span_id":"{parent_span_id}"{told.ids}' if parent_span_id else told.ids
     if text := envelope.causation_id:
         back += f',"causation_id":{_quote(text)}'
     if envelope.started is not None:
         back += f',"started_event_id":"{envelope.started.id}"'
-    if text := scope.phase:
-        back += f',"phase":{ascii_json(text)}'
-    if text := scope.on_behalf_of:
-        back += f',"on_behalf_of":{ascii_json(text)}'
+    back += told.roles
     if attributes:
         back += f',"attributes":{_attributes_json(attributes)}'
-    if text := scope.source:
-        back += f',"source":{ascii_json(text)}'
+    back += told.source
     back += f',"schema_version":{kind.schema_version}'
     if redacted := envelope.redacted:
         back += f',"redacted":{_to_json(dict(redacted))}'
     if truncated:
         back += f',"truncated":{_to_json(dict(truncated))}'
-    return Draft(
-        envelope.time_ns // 1000 * 1000,
-        b"".join((front.encode(), metadata, middle.encode())),
-        back.encode(),
+    return Draft(envelope.time_ns // 1000 * 1000, front, back)
+
+
+class _Told(msgspec.Struct, frozen=True, gc=False):
+    """
+    What the texts of a scope are in each of its records.
+    """
+
+    actor: str
+    correlation_id: str
+    ids: str
+    roles: str
+    source: str
+
+
+@lru_cache(maxsize=256)
+def _told_by(
+    actor: str | None,
+    correlation_id: str | None,
+    session_id: str | None,
+    run_id: str | None,
+    parent_run_id: str | None,
+    request_id: str | None,
+    phase: str | None,
+    on_behalf_of: str | None,
+    source: str | None,
+) -> _Told:
+    # Not the scope itself: a cache would keep the operation alive that it is in.
+    return _Told(
+        ascii_json(actor or "unknown"),
+        ascii_json(correlation_id) if correlation_id else "",
+        _members(
+            session_id=session_id,
+            run_id=run_id,
+            parent_run_id=parent_run_id,
+            request_id=request_id,
+        ),
+        _members(phase=phase, on_behalf_of=on_behalf_of),
+        _members(source=source),
     )
+
+
+def _members(**texts: str | None) -> str:
+    return "".join(f',"{name}":{ascii_json(text)}' for name, text in texts.items() if text)
 
 
 # The attributes that were encoded last: those of a scope serve many events.
@@ -411,7 +448,7 @@ def control(
         f',"outcome":"{outcome}","metadata":{_to_json(dict(metadata))}'
         ',"correlation_id":null,"trace_id":null,"span_id":null'
     )
-    return Draft(time_ns // 1000 * 1000, front.encode(), b"")
+    return Draft(time_ns // 1000 * 1000, front, "")
 
 
 def seal_message(*, epoch: int | None, count: int, head: str, segment: int, mono_ns: int) -> bytes:

@@ -5,14 +5,14 @@ Who gets which events: blinker's registry, and immutable snapshots of it by even
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import blinker
 from blinker.base import ANY, ANY_ID
 
-from harken.envelope import Envelope
+from harken.delivery import Queue
 from harken.event import Event, EventType, Outcome, OutcomeFrom, describe
 from harken.keys import Keys
 from harken.subscription import Subscription
@@ -126,9 +126,8 @@ class Route:
         declared = info.outcome
         fixed = None if isinstance(declared, OutcomeFrom) else declared or Outcome.unknown
         self.outcome: Outcome | None = fixed
-        queued = [item for item in listeners if item.queue is not None]
-        self.queues = _puts(item for item in queued if item.sink is not None)
-        self.handler_queues = _puts(item for item in queued if item.sink is None)
+        self.queues = _queues(item for item in listeners if item.sink is not None)
+        self.handler_queues = _queues(item for item in listeners if item.sink is None)
         self.sinks = tuple((item.inline, item) for item in listeners if item.inline is not None)
         self.has_sinks = bool(self.queues or self.sinks)
         # A bare handler's calls are counted by its caller, one behind checks counts its own.
@@ -158,8 +157,8 @@ class Route:
         return declared or Outcome.unknown
 
 
-def _puts(subscriptions: Iterable[Subscription]) -> tuple[Callable[[Envelope[Event]], None], ...]:
-    return tuple(item.queue.put for item in subscriptions if item.queue is not None)
+def _queues(subscriptions: Iterable[Subscription]) -> tuple[Queue, ...]:
+    return tuple(item.queue for item in subscriptions if item.queue is not None)
 
 
 class Routes:

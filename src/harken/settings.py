@@ -35,7 +35,7 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical", "off
 _log = logging.getLogger("harken")
 
 # Variables with the prefix that are no settings.
-_OTHER_VARIABLES = frozenset(("CONFIG", "ACTOR", "PAGER", "REQUIRE_SERVERS"))
+_OTHER_VARIABLES = frozenset(("CONFIG", "ACTOR", "AUDIT_LOG", "PAGER", "REQUIRE_SERVERS"))
 _SWITCH = {"on": True, "yes": True, "off": False, "no": False}
 
 
@@ -76,15 +76,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         metrics_prometheus_address: The address it is served at; loopback by default.
 
+        metrics_prometheus_certfile: The server's certificate in PEM, for HTTPS instead of HTTP.
+
+        metrics_prometheus_keyfile: Its private key; by default it is in the same file.
+
+        metrics_prometheus_client_cafile: Authorities in PEM; only clients with a certificate of
+            theirs are served.
+
         metrics_file_path: A file for node-exporter's textfile collector.
 
         metrics_namespace: The first word of the names of the agents' metrics.
 
+        metrics_names: ``harken``, or ``semconv`` for the names of OpenTelemetry's GenAI
+            conventions, where there are any.
+
         log: Whether events are logged.
 
-        log_format: ``json`` or ``text``.
+        log_format: ``json``, ``ecs`` (JSON with the names of the Elastic Common Schema) or
+            ``text``.
 
-        log_level: The lowest level that is logged.
+        log_level: The lowest level that is logged; ``off`` for none but what *log_levels* names.
 
         log_levels: From a dotted name or a pattern to the lowest level at which those events are
             logged, or ``off``; a transient type such as ``llm.chunk`` is logged only if named here.
@@ -92,6 +103,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         log_path: The file; by default standard error.
 
         log_content: Whether captured content is in the log.
+
+        log_max_repeats: How many lines that say the same are logged within a minute; None for
+            all. What is not logged is counted, and said by a later line.
 
         log_application: Whether the whole application's logging is configured, too.
 
@@ -102,7 +116,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         trace_sample_ratio: The part of the traces that is kept, from 0 to 1; by default what
             ``OTEL_TRACES_SAMPLER`` says, else all.
 
-        trace_content: Whether captured content is on the spans.
+        trace_content: Whether captured content is on the spans; by default what
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says, else not.
+
+        trace_point_events:
+            What events that are no operations become: ``none``, ``span_events`` of the span they
+            happen in, or ``log_events``, which go to the same collector and need ``otlp``.
+
+        trace_current_span: Whether the spans of other libraries inside of an operation come below
+            its span.
 
         attributes_prefix: The first word of the agents' span attributes.
 
@@ -142,18 +164,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: bool = True
     metrics_prometheus_port: int | None = None
     metrics_prometheus_address: str = "127.0.0.1"
+    metrics_prometheus_certfile: str | None = None
+    metrics_prometheus_keyfile: str | None = None
+    metrics_prometheus_client_cafile: str | None = None
     metrics_file_path: str | None = None
     metrics_namespace: str = "infra_agent"
+    metrics_names: Literal["harken", "semconv"] = "harken"
     log: bool = True
-    log_format: Literal["json", "text"] = "json"
+    log_format: Literal["json", "text", "ecs"] = "json"
     log_level: Level = "info"
     log_levels: dict[str, Level] = {}
     log_path: str | None = None
     log_content: bool = False
+    log_max_repeats: int | None = None
     log_application: bool = False
     traces: str | None = None
     trace_sample_ratio: float | None = None
-    trace_content: bool = False
+    trace_content: bool | None = None
+    trace_point_events: Literal["none", "span_events", "log_events"] = "none"
+    trace_current_span: bool = False
     attributes_prefix: str = "infra_agent"
     service_name: str | None = None
     capture_content: tuple[ContentKind, ...] = ("arguments",)
@@ -224,6 +253,11 @@ def _completed(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings
         settings["traces"] = "off"
     completed = Settings(**settings)
     _check_files(completed)
+    if completed.trace_point_events == "log_events" and completed.traces not in ("off", "otlp"):
+        raise SettingsError(
+            "trace_point_events='log_events' needs traces='otlp', "
+            f"not {completed.traces!r}; use span_events"
+        )
     return completed
 
 
@@ -281,19 +315,14 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, dict[st
 
 
 def _decoded(text: str, kind: Any) -> Any:
-    origin = getattr(kind, "__origin__", None)
+    origin = get_origin(kind)
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if origin is tuple:
         return [] if parts == ["none"] else parts
     if origin is dict:
         pairs = (part.partition("=") for part in parts)
-        values = kind.__args__[1]
-        return {name.strip(): _switch(value.strip(), values) for name, _, value in pairs}
-    return _switch(text.strip(), kind)
-
-
-def _switch(text: str, kind: Any) -> Any:
-    return _SWITCH.get(text.lower(), text) if kind is bool else text
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    return text.strip()
 
 
 def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
@@ -343,9 +372,10 @@ def _check_ranges(settings: Settings, source: str) -> None:
     ratio = settings.trace_sample_ratio
     if ratio is not None and not 0.0 <= ratio <= 1.0:
         raise SettingsError(f"{source}: trace_sample_ratio={ratio} is not between 0 and 1")
-    size = settings.audit_max_bytes
-    if size is not None and size < 1:
-        raise SettingsError(f"{source}: audit_max_bytes={size} must be positive")
+    for name in ("audit_max_bytes", "log_max_repeats"):
+        most: int | None = getattr(settings, name)
+        if most is not None and most < 1:
+            raise SettingsError(f"{source}: {name}={most} must be positive")
     if settings.redaction_patterns:
         from harken.redaction import Redactor
 
@@ -471,7 +501,8 @@ def _wanted(
         yield _audit_log, ()
     if settings.metrics:
         yield _instrumenter, ()
-    if settings.log:
+    # A handler that writes nothing would still have every event made and queued for it.
+    if settings.log and {settings.log_level, *settings.log_levels.values()} != {"off"}:
         yield _log_handler, (Event, *named) if named else ()
     if settings.traces != "off":
         yield _span_recorder, ()
@@ -505,8 +536,12 @@ def _instrumenter(settings: Settings) -> Sink:
 
     return PrometheusInstrumenter(
         namespace=settings.metrics_namespace,
+        names=settings.metrics_names,
         port=settings.metrics_prometheus_port,
         address=settings.metrics_prometheus_address,
+        certfile=_at_home(settings.metrics_prometheus_certfile),
+        keyfile=_at_home(settings.metrics_prometheus_keyfile),
+        client_cafile=_at_home(settings.metrics_prometheus_client_cafile),
         file_path=_at_home(settings.metrics_file_path),
     )
 
@@ -521,6 +556,7 @@ def _log_handler(settings: Settings) -> Sink:
         path=_at_home(settings.log_path),
         content=settings.log_content,
         service_name=settings.service_name,
+        max_repeats=settings.log_max_repeats,
     )
 
 
@@ -547,13 +583,20 @@ def _span_recorder(settings: Settings) -> Sink:
         ratio=ratio_from_environment() if ratio is None else ratio,
         attributes_prefix=settings.attributes_prefix,
         content=settings.trace_content,
+        point_events=settings.trace_point_events,
+        current_span=settings.trace_current_span,
     )
 
 
 def _configure_application(settings: Settings, redactor: Redactor | None) -> None:
     from harken.sinks.structlog import configure_logging
 
-    configure_logging(settings.log_format, level=settings.log_level, redactor=redactor)
+    configure_logging(
+        settings.log_format,
+        level=settings.log_level,
+        redactor=redactor,
+        max_repeats=settings.log_max_repeats,
+    )
 
 
 def _redactor(settings: Settings) -> Redactor | None:
@@ -561,7 +604,7 @@ def _redactor(settings: Settings) -> Redactor | None:
     Return what the settings say of redaction; None when they say nothing.
 
     Raises:
-        SettingsError: A pattern is malformed, or the key cannot be used.
+        SettingsError: The key cannot be used.
     """
     path = settings.redaction_hash_key_path
     rules = (

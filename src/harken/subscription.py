@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from harken.bus import Bus
 
 Handler: TypeAlias = Callable[[Envelope[Any]], object]
+"""What is called with each envelope that it listens to; what it returns is of no interest."""
+
 Predicate: TypeAlias = Callable[[Envelope[Any]], bool]
+"""Whether an envelope is wanted."""
 
 CAPACITY = 65_536
 """Events that wait for one subscriber, by default."""
@@ -107,6 +110,10 @@ class Health(Mapping[str, SubscriberHealth]):
         refused_terminals: Ends of operations that had ended already.
 
         late: Events that were published after the close at interpreter exit.
+
+        clock_steps_back:
+            How often the wall clock was found set back by more than a second, from one reading
+            of the health to the next.
     """
 
     def __init__(
@@ -117,12 +124,14 @@ class Health(Mapping[str, SubscriberHealth]):
         open_operations: int,
         refused_terminals: int,
         late: int,
+        clock_steps_back: int,
     ) -> None:
         self._subscribers = dict(subscribers)
         self.published = dict(published)
         self.open_operations = open_operations
         self.refused_terminals = refused_terminals
         self.late = late
+        self.clock_steps_back = clock_steps_back
 
     def __getitem__(self, name: str) -> SubscriberHealth:
         return self._subscribers[name]
@@ -226,6 +235,7 @@ class Subscription:
 
     def use_queue(
         self,
+        lock: threading.RLock,
         *,
         capacity: int = CAPACITY,
         capacity_bytes: int | None = CAPACITY_BYTES,
@@ -234,6 +244,9 @@ class Subscription:
     ) -> None:
         """
         Put a queue in front; see `Bus.subscribe()`.
+
+        Args:
+            lock: That of all queues of the bus.
         """
         self.queue = Queue(
             self.name,
@@ -241,6 +254,7 @@ class Subscription:
             capacity_bytes=capacity_bytes,
             overflow=overflow,
             block_timeout=block_timeout,
+            lock=lock,
             wake=self._wake,
             draining=self.is_draining,
             dropped=getattr(self.sink, "dropped", None),
@@ -314,6 +328,9 @@ class Subscription:
         """
         if self.worker is not None and self.queue is not None:
             self.worker.remove(self.queue)
+            if self.delivery == "isolated":
+                # It has no other queue.
+                self.worker.stop(0.0)
 
     @property
     def is_checked(self) -> bool:
@@ -533,12 +550,14 @@ class Subscription:
                 taken |= self.queue.drops.take_unreported()
         return taken
 
-    def renew(self) -> None:
+    def renew(self, queue_lock: threading.RLock) -> None:
         """
         Begin anew in a forked child: own locks, an empty queue, nothing in flight.
         """
         self._lock = threading.RLock()
-        for part in (self.queue, self.inline, self._runner):
+        if self.queue is not None:
+            self.queue.renew(queue_lock)
+        for part in (self.inline, self._runner):
             if part is not None:
                 part.renew()
         self.drops = Drops()

@@ -9,8 +9,14 @@ from datetime import UTC, datetime
 from typing import assert_type
 
 import harken
+import harken.forward
 from harken import Bus, Envelope, Event, FlushReport, Operation, Outcome, Subscription
 from harken.catalog import PolicyEvaluated, ToolCompleted, ToolStarted
+from harken.client import traced_run
+from harken.contract import Invocation, Tool, contract, current
+from harken.received import Received
+from harken.testing import Captured, assert_published, capture, snapshot
+from harken.testing.sink_conformance import check_sink
 
 
 class InvoicePaid(Event, name="typing.invoice_paid", audit=True, resource="invoice:{invoice_id}"):
@@ -124,6 +130,32 @@ def work(number: int) -> str:
 assert_type(harken.bind(work)(3), str)
 assert_type(harken.child_env(), dict[str, str])
 harken.inject({})
+harken.register_trace_target(lambda inside: lambda: print(inside.operation))
+harken.register_trace_target(None)
 assert_type(bus.flush(timeout=5), FlushReport)
 assert_type(bus.health()["Counter"].dropped, int)
 assert_type(harken.configure(bus, traces="off"), Bus)
+
+with capture(bus, InvoicePaid) as heard:
+    assert_type(heard, Captured)
+assert_type(assert_published(heard, InvoicePaid, count=0), list[Envelope[InvoicePaid]])
+assert_type(snapshot(heard), str)
+check_sink(Counter)
+check_sink(InvoicePaid)  # type: ignore[arg-type]
+for arrived in harken.forward.consume("redis://127.0.0.1:6379", group="central"):
+    assert_type(arrived, Received[Event])
+    assert_type(arrived.origin, str)
+    assert_type(bus.republish(arrived), Received[Event] | None)
+bus.republish(bus.publish(InvoicePaid(invoice_id="7", amount_eur=1.0)))  # type: ignore[arg-type]
+app = contract(print, tool="deployctl", version="1.2.3")
+assert_type(app, Tool)
+with contract.invocation("nightly-job", argv=()) as call:
+    assert_type(call, Invocation)
+    call.set(data={"rows": 42})
+    assert_type(call.bus, Bus)
+assert_type(current(), Invocation | None)
+answer = traced_run(["true"], operation="count", returns=InvoicePaid, bus=bus)
+assert_type(answer.data, InvoicePaid | None)
+assert_type(answer.meta.duration_ms, int)
+traced_run(["true"])  # type: ignore[call-overload]
+contract(print)  # type: ignore[call-arg]

@@ -158,12 +158,15 @@ class AuditCheckpoint(
     """
     The audit log wrote a checkpoint; this copy carries its head off the machine.
 
+    Another one follows when a writer leaves the log: it tells of the very last line, has no seal,
+    and its *seq* is its *count*.
+
     Attributes:
         path_digest: The digest of the file's path.
 
         segment: The number of the file in its log.
 
-        seq: The number of the checkpoint's line, over all files of the log.
+        seq: The number of the line that says so, over all files of the log.
 
         epoch: Which key of the ratchet sealed it; None without a key.
 
