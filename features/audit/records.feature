@@ -55,3 +55,24 @@ Feature: The audit log says who did what, to what, and how it ended
     Scenario: A path that cannot be written is said before the agent begins
       When an agent with an audit log at "/dev/null" is configured
       Then that is refused with "it is not a regular file; choose another path"
+
+  Rule: A record says what was, when it was told
+
+    Scenario: What is changed afterwards stays as it was told
+      Given the setting HARKEN_AUDIT_DURABILITY is "async"
+      And an agent with an audit log
+      When the agent searches for "open invoices" and then changes its arguments
+      Then the record of "tool.started" says
+        | metadata.arguments.q | open invoices |
+
+    Scenario: What is told late has the time at which it happened
+      Given an agent with an audit log
+      When the agent tells of a pull request that it opened at "2026-01-02T03:04:05Z"
+      Then the record of "pr.created" says
+        | occurred | 2026-01-02T03:04:05.000000Z |
+
+    Scenario: Of what is too long the size and the digest are kept
+      Given an agent with an audit log
+      When the agent searches for a text of 2000000 letters
+      Then the record of "tool.started" says that 2000000 bytes were cut
+      And the chain of the audit log is whole

@@ -11,6 +11,12 @@ Feature: What was recorded survives what happens to the agent
       Then the audit log holds "tool.started"
       And the chain of the audit log is whole
 
+    Scenario: The operator sees that a run was never ended
+      Given a program that is killed in the middle of a run
+      When the program runs and is killed
+      And the operator asks `harken runs -F audit.jsonl -o text`
+      Then standard output mentions "unclosed"
+
   Rule: A line that was cut off is repaired and told
 
     Scenario: Half a record at the end of the log is removed by the next writer, which says so

@@ -12,6 +12,12 @@ Feature: Verify the audit log
       When the auditor verifies the log with the key
       Then the log is found to be verified
 
+    Scenario: The auditor has the public key of its signatures
+      Given the signed audit log of an agent that opened 5 pull requests
+      And the auditor keeps the head of the log
+      When the auditor verifies the log with the public key
+      Then the log is found to be verified
+
     Scenario: The auditor has noted the head
       Given the audit log of an agent that opened 5 pull requests
       And the auditor keeps the head of the log
@@ -61,6 +67,12 @@ Feature: Verify the audit log
       Given the sealed audit log of an agent that opened 5 pull requests
       And an intruder has written the whole log anew
       When the auditor verifies the log with the key
+      Then the log is found to be tampered
+
+    Scenario: An intruder writes a signed log anew, with a chain that holds
+      Given the signed audit log of an agent that opened 5 pull requests
+      And an intruder has written the whole log anew
+      When the auditor verifies the log with the public key
       Then the log is found to be tampered
 
     Scenario: Somebody cuts the end off

@@ -233,6 +233,12 @@ def records_have_phases(context: Scene, first: str, second: str) -> None:
     assert [first] * 4 + [second] * 4 == found, found
 
 
+@then('the record of "{name}" says that {count:d} bytes were cut')
+def says_that_bytes_were_cut(context: Scene, name: str, count: int) -> None:
+    ((size, digest),) = record_of(context, name)["truncated"].values()
+    assert (True, 64) == (count <= size <= count + 100, len(digest)), (size, digest)
+
+
 @then("nothing is left beside the log")
 def nothing_is_left_beside(context: Scene) -> None:
     assert [] == list(context.folder.glob("audit.jsonl.spill-*"))

@@ -17,10 +17,10 @@ from outputs import AUDIT, audit_path
 from scene import Scene, use
 
 import harken
-from harken.sinks.audit import create_key
+from harken.sinks.audit import create_key, create_signing_key
 
 EXIT_CODES = {"verified": 0, "tampered": 1, "undecided": 2, "incomplete": 3}
-KEY, HEADS = "first.key", "heads"
+KEY, PUBLIC_KEY, HEADS = "first.key", "public.pem", "heads"
 
 
 def auditor_runs(context: Scene, *args: str) -> None:
@@ -52,11 +52,22 @@ def files(context: Scene) -> list[Path]:
 def sealed_log(context: Scene, count: int) -> None:
     Path(KEY).write_text(create_key("agent.key") + "\n")
     os.environ["HARKEN_AUDIT_KEY_PATH"] = "agent.key"
+    agent_opens(context, count)
+
+
+def agent_opens(context: Scene, count: int) -> None:
     bus = harken.configure(audit_jsonl_path=AUDIT, metrics=False, log=False, traces="off")
     use(context, bus)
     for number in range(1, count + 1):
         open_pull_request(bus, number)
     bus.close()
+
+
+@given("the signed audit log of an agent that opened {count:d} pull requests")
+def signed_log(context: Scene, count: int) -> None:
+    Path(PUBLIC_KEY).write_text(create_signing_key("signing.key"))
+    os.environ["HARKEN_AUDIT_SIGNING_KEY_PATH"] = "signing.key"
+    agent_opens(context, count)
 
 
 @given("the auditor keeps the head of the log")
@@ -106,6 +117,13 @@ def auditor_verifies_the_chain(context: Scene) -> None:
 @when("the auditor verifies the log with the key")
 def auditor_verifies_with_the_key(context: Scene) -> None:
     auditor_runs(context, "verify", str(audit_path(context)), "--key", KEY, "--json")
+
+
+@when("the auditor verifies the log with the public key")
+def auditor_verifies_with_the_public_key(context: Scene) -> None:
+    heads = ("--anchor", HEADS) if Path(HEADS).exists() else ()
+    path = str(audit_path(context))
+    auditor_runs(context, "verify", path, "--public-key", PUBLIC_KEY, *heads, "--json")
 
 
 @when("the auditor verifies the log with the head")

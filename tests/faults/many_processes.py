@@ -74,6 +74,8 @@ def rate(folder: Path, processes: int, records: int) -> float:
     ended = [float(process.stdout.readline()) for process in running if process.stdout]
     for process in running:
         process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"a writer ended with {process.returncode}")
     return processes * records / (max(ended) - began)
 
 
@@ -102,7 +104,7 @@ def check(folder: Path, expected: int) -> str:
         text=True,
         check=False,
     )
-    return "" if verified.returncode == 0 else verified.stdout
+    return "" if verified.returncode == 0 else verified.stdout + verified.stderr
 
 
 def main() -> int:

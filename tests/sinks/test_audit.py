@@ -463,6 +463,13 @@ class TestPath:
             with pytest.raises(AuditPathError, match="not a regular file"):
                 AuditLog("audit.jsonl")
 
+    def test_null_byte(self, path: Path) -> None:
+        """
+        A path that no file can have is refused like every other one.
+        """
+        with pytest.raises(AuditPathError, match="null byte"):
+            AuditLog(f"{path}\0")
+
     def test_below_a_file(self, tmp_path: Path) -> None:
         """
         A path that leads through a file cannot be made.
@@ -1172,6 +1179,53 @@ class TestRotation:
         records = read(archive)
         assert "precious" == taken.read_text()
         assert ("audit.close", "rotate", taken.name) == controls(records, "archived_as")[-1]
+
+    def test_emptied_and_begun_anew_by_another(self, path: Path) -> None:
+        """
+        A file that was emptied, and in which another writer's first line is as long as what stood
+        there, does not pass for the old one.
+        """
+        first = AuditLog(path)
+        length = path.stat().st_size
+        steps: list[Callable[[], object]] = [lambda: os.truncate(path, 0)]
+
+        def now() -> int:
+            while steps:
+                steps.pop()()
+            return time.time_ns()
+
+        # Its own look at the file is over when it asks for the time.
+        AuditLog(path, clock=now)
+        assert length == path.stat().st_size
+        time.sleep(0.005)
+        first.write(struck(2))
+
+        seqs = [record["seq"] for record in map(parse, path.read_bytes().splitlines(keepends=True))]
+        assert len(seqs) == len(set(seqs))
+
+    def test_replaces_no_other_file(self, path: Path, tmp_path: Path) -> None:
+        """
+        A file that others put in the place of the log during a rotation stays, with what they
+        write to it, and is no archive.
+        """
+        clock = FixedClock()
+        steps: list[Callable[[], object]] = []
+
+        def now() -> int:
+            while steps:
+                steps.pop()()
+            return clock.time_ns()
+
+        log = AuditLog(path, max_bytes=1, clock=now)
+        log.write(struck(1))
+        steps += [path.touch, lambda: path.rename(tmp_path / "moved")]
+        log.write(struck(2))
+        inode = path.stat().st_ino
+        log.write(struck(3))
+
+        assert inode == path.stat().st_ino
+        assert [path] == [found for found in self.files(path) if found.stat().st_ino == inode]
+        assert [1, 2, 3] == numbers(read(self.files(path)[0], tmp_path / "moved", path))
 
     @pytest.mark.parametrize("interrupted", ["closed", "linked", "made"])
     def test_finished_by_the_next_writer(self, path: Path, interrupted: str) -> None:

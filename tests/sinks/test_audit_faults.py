@@ -17,14 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from harken import Bus, Event
 from harken.errors import AuditPathError, AuditWriteError
 from harken.record import FIRST, check_line, parse
-from harken.sinks.audit import AuditLog
+from harken.sinks.audit import AuditLog, create_key
+from harken.testing import capture
+from harken.trail import verify
 
 pytestmark = pytest.mark.once
 
@@ -107,6 +109,129 @@ def child(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
         )
 
     return start
+
+
+class TestEventThatCannotBeRecorded:
+    class Unreadable:
+        """
+        An envelope whose body cannot be made.
+        """
+
+        audit = True
+
+        def __init__(self, envelope: Any) -> None:
+            self._envelope = envelope
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "body":
+                raise UnicodeDecodeError("utf-8", b"hunter2", 0, 1, "invalid start byte")
+            return getattr(self._envelope, name)
+
+    def batch(self) -> list[Any]:
+        """
+        Return three events; there is no record of the second.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for number in range(3):
+                bus.publish(Tolled(number=number))
+        first, second, third = heard.envelopes
+        return [first, self.Unreadable(second), third]
+
+    @pytest.mark.parametrize("on_failure", ["degrade", "raise"])
+    def test_is_counted(self, tmp_path: Path, on_failure: Literal["degrade", "raise"]) -> None:
+        """
+        It has a number, the log says that it is lost and why, the bus hears of it, and the others
+        are there.
+        """
+        log = AuditLog(tmp_path / "audit.jsonl", on_failure=on_failure)
+        for batch in (self.batch(), self.batch()[1:2]):
+            with pytest.raises(AuditWriteError, match="no record of an event: UnicodeDecodeError"):
+                log.write(batch)
+        log.close()
+
+        report = verify(tmp_path / "audit.jsonl")
+        records = read(tmp_path / "audit.jsonl")
+        lost = [r["metadata"] for r in records if r["event_type"] == "audit.lost"]
+        assert [0, 2] == numbers(records)
+        assert [("UnicodeDecodeError", 1)] * 2 == [(one["reason"], one["count"]) for one in lost]
+        assert (2, 2) == (log.lost, gaps(records))
+        assert "incomplete" == report.completeness.verdict
+
+
+class TestForkedChild:
+    @pytest.mark.parametrize(("trouble", "counts"), [("key", (3, 0)), ("descriptors", (1, 2))])
+    def test_cannot_read_the_key(
+        self,
+        tmp_path: Path,
+        child: Callable[..., subprocess.Popen[bytes]],
+        trouble: str,
+        counts: tuple[int, int],
+    ) -> None:
+        """
+        A child that cannot read the key when it is forked loses no record uncounted.
+        """
+        create_key(tmp_path / "audit.key")
+        code = """
+        import resource
+        bus.publish(Tolled(number=0))
+        if sys.argv[1] == "key":
+            os.rename("audit.key", "gone.key")
+        else:
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            os._exit(0)
+        bus.publish(Tolled(number=1))
+        bus.publish(Tolled(number=2))
+        if sys.argv[1] == "key":
+            os.rename("gone.key", "audit.key")
+        else:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        bus.publish(Tolled(number=3))
+        print(log.records, log.lost, flush=True)
+        bus.close()
+        """
+        told = child(code, trouble, key_path="audit.key").communicate()[0]
+
+        found = read(tmp_path / "audit.jsonl")
+        lost = [r["metadata"]["count"] for r in found if r["event_type"] == "audit.lost"]
+        assert counts == tuple(map(int, told.split()))
+        assert counts == (len(numbers(found)) - 1, sum(lost))
+        assert sum(lost) == gaps(found)
+
+    def test_asks_the_key_again(
+        self, tmp_path: Path, child: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        """
+        A child that could not read the key when it was forked asks it when it opens the log: a
+        log that was moved away is missed.
+        """
+        create_key(tmp_path / "audit.key")
+        code = """
+        bus.publish(Tolled(number=0))
+        log.checkpoint()
+        os.rename("audit.key", "gone.key")
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            os._exit(0)
+        os.rename("gone.key", "audit.key")
+        with open("audit.jsonl", "r+b") as file:
+            file.truncate(file.read().index(b"\\n") + 1)
+        bus.publish(Tolled(number=1))
+        bus.close()
+        """
+        child(code, key_path="audit.key").communicate()
+
+        recovered = [
+            r for r in read(tmp_path / "audit.jsonl") if r["event_type"] == "audit.recover"
+        ]
+        assert [("shrunk", 3)] == [
+            (r["metadata"]["reason"], r["metadata"]["seq"]) for r in recovered
+        ]
 
 
 class TestKilledProcess:
@@ -327,11 +452,13 @@ class TestFork:
         def run(i: int) -> None:
             bus.publish(Tolled(number=i + 1))
 
-        for _ in range(5):
-            self.children(4, run)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(5):
+                self.children(4, run)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
         bus.close()
 
         records = read(path)

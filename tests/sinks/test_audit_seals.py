@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -153,6 +153,20 @@ class TestCheckpoints:
             "close",
         ] == types(read(path))
 
+    def test_none_follows_a_close(self, tmp_path: Path) -> None:
+        """
+        Whichever line of a writer has the number 1,000, its last one is its close.
+        """
+        records = rung(*range(CHECKPOINT_EVERY))
+        for count in range(CHECKPOINT_EVERY - 5, CHECKPOINT_EVERY + 1):
+            path = tmp_path / str(count) / "audit.jsonl"
+            log = AuditLog(path)
+            log.write(records[:count])
+            log.close()
+
+            assert "close" == types(read(path))[-1]
+            assert "ok" == verify(path).completeness.verdict
+
     def test_before_a_new_file(self, path: Path) -> None:
         """
         A file that is archived ends with a checkpoint and its close, and says its number.
@@ -206,8 +220,8 @@ class TestCheckpoints:
 
     def test_are_published(self, path: Path, key: Path) -> None:
         """
-        Every file and every checkpoint is told to the other sinks, the last one at the close of
-        the bus; so the head is carried away.
+        Every file and every checkpoint is told to the other sinks, and at the close of the bus
+        the end of the log; so the head is carried away.
         """
         create_key(key)
         bus, heard = Bus(), Captured()
@@ -233,12 +247,61 @@ class TestCheckpoints:
         assert opened == told
         assert checkpoints(records) == [
             {name: getattr(event, name) for name in (*COVERED, "epoch", "key_id", "mac")}
-            for event in heard.of(AuditCheckpoint)
+            for event in heard.of(AuditCheckpoint)[:-1]
         ]
-        assert records[-2]["seq"] == heard.of(AuditCheckpoint)[-1].seq
+        end = heard.of(AuditCheckpoint)[-1]
+        assert (records[-1]["seq"], records[-1]["hash"], None) == (end.count, end.head, end.mac)
         assert {None} == {
             envelope.run_id for envelope in heard.envelopes if envelope.event in heard.events
         }
+
+    @pytest.mark.parametrize("delivery", ["inline", "worker"])
+    @pytest.mark.parametrize("who", ["before", "after"])
+    def test_end_is_published(
+        self, path: Path, delivery: Literal["inline", "worker"], who: str
+    ) -> None:
+        """
+        Whoever listens hears where a log ends, however it is attached, and nothing is dropped.
+        """
+        bus, heard = Bus(), Captured()
+        if who == "before":
+            bus.attach(heard, AuditCheckpoint, delivery=delivery, name="heard")
+        bus.attach(AuditLog(path))
+        if who == "after":
+            bus.attach(heard, AuditCheckpoint, delivery=delivery, name="heard")
+        bus.publish(Rung())
+        bus.close()
+
+        close = read(path)[-1]
+        end = heard.of(AuditCheckpoint)[-1]
+        assert "audit.close" == close["event_type"]
+        assert (close["seq"], close["hash"]) == (end.count, end.head)
+        assert 0 == bus.health()["heard"].dropped
+
+    def test_end_that_is_none(self, path: Path) -> None:
+        """
+        What is recorded after a writer has said that it ends, is that of another writer, who says
+        so again; and that is what others hear last.
+        """
+        bus, heard = Bus(), Captured()
+
+        def answer(event: AuditCheckpoint) -> None:
+            if len(heard.of(AuditCheckpoint)) == 2:
+                bus.publish(Rung(number=2))
+
+        bus.attach(heard, AuditCheckpoint)
+        bus.attach(AuditLog(path))
+        bus.subscribe(answer, AuditCheckpoint, delivery="inline")
+        bus.publish(Rung(number=1))
+        bus.close()
+
+        records = read(path)
+        end = heard.of(AuditCheckpoint)[-1]
+        names = ["open", "audit_seals.rung", "checkpoint", "close"]
+        assert [*names, *names] == types(records)
+        assert (records[-1]["seq"], records[-1]["hash"]) == (end.count, end.head)
+        assert [1, 2, 3, 4] * 2 == [record["n"] for record in records]
+        assert "ok" == verify(path).completeness.verdict
 
     def test_belong_to_no_run(self, path: Path) -> None:
         """
@@ -347,6 +410,51 @@ class TestRatchet:
         found = checkpoints(read(path))
         assert found[0] == found[1]
         assert [0, 0, 1] == check_seals(found, first_key)
+
+    def test_two_that_change_it_at_once(self, path: Path, key: Path) -> None:
+        """
+        Writers of two files, while the log is moved, change the key one after the other.
+        """
+        first_key = create_key(key)
+        ratchets = [Ratchet(key) for _ in range(4)]
+
+        def change(ratchet: Ratchet) -> None:
+            for _ in range(20):
+                with ratchet.locked(60):
+                    ratchet.seal({"count": 1, "head": GENESIS, "segment": 1, "mono_ns": 0})
+                    ratchet.written(1, GENESIS)
+
+        threads = [threading.Thread(target=change, args=[ratchet]) for ratchet in ratchets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        state, expected = ratchets[0].state(), bytes.fromhex(first_key)
+        for _ in range(80):
+            expected = evolved(expected)
+        assert (80, expected.hex()) == (state.epoch, state.key)
+
+    def test_fork_in_the_middle_of_a_change(self, key: Path) -> None:
+        """
+        A child that is forked while its parent changes the key can change it later.
+        """
+        create_key(key)
+        ratchet = Ratchet(key)
+        with ratchet.locked():
+            pid = os.fork()
+            if not pid:
+                ratchet.abandon()
+                try:
+                    with ratchet.locked(0):
+                        os._exit(1)
+                except TimeoutError:
+                    os._exit(0)
+            code = os.waitpid(pid, 0)[1]
+        with ratchet.locked(0):
+            pass
+
+        assert 0 == code
 
     def test_torn_change(self, path: Path, key: Path) -> None:
         """
@@ -475,18 +583,28 @@ class TestHonestHistories:
 
         assert code == report.exit_code, report.findings
 
-    def test_key_that_somebody_holds(self, path: Path, key: Path) -> None:
+    def test_key_that_somebody_holds(
+        self, path: Path, key: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """
-        A lock on the key's file, of a backup or of a forked child, holds nobody up.
+        A lock on the key's file, of a backup or of a stopped process, holds nobody up: the log goes
+        on without seals, says so, and has them again later.
         """
-        create_key(key)
+        first_key = create_key(key)
         with key.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             log = AuditLog(path, key_path=key)
             log.write(rung(*range(1500)))
-            log.close()
+            before, sealed = key.read_bytes(), checkpoints(read(path))
+        log.write(rung(1500))
+        log.close()
 
-        assert 1 <= len(checkpoints(read(path)))
+        records = read(path)
+        assert [] == sealed
+        assert first_key in before.decode()
+        assert [0] == check_seals(checkpoints(records), first_key)
+        assert 1501 == types(records).count("audit_seals.rung")
+        assert 1 == capsys.readouterr().err.count("goes on without a checkpoint")
 
     def test_other_sink_that_fails_on_it(
         self, path: Path, capsys: pytest.CaptureFixture[str]
@@ -558,12 +676,20 @@ class TestHonestHistories:
 
         assert GENESIS == read(path)[0]["prev"]
 
-    def test_log_of_another_kind(self, path: Path) -> None:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"timestamp":"2026-11-21T00:00:00.000000Z","level":"info","event":"other"}\n',
+            '{"timestamp":"2026-11-21","level":1}\n',
+            '{"timestamp":"x"}\n',
+            '{"timestamp":"2026-11-21T00:00:00Z"}\n',
+        ],
+    )
+    def test_log_of_another_kind(self, path: Path, line: str) -> None:
         """
-        JSON lines that begin alike are somebody else's, and are left alone.
+        JSON lines that begin alike are somebody else's, however few, and are left alone.
         """
         path.parent.mkdir()
-        line = '{"timestamp":"2026-11-21T00:00:00.000000Z","level":"info","event":"other"}\n'
         path.write_text(line)
         path.chmod(0o644)
         with pytest.raises(AuditPathError, match="something else than an audit log"):
@@ -571,6 +697,19 @@ class TestHonestHistories:
 
         assert line == path.read_text()
         assert 0o644 == path.stat().st_mode & 0o777
+
+    @pytest.mark.parametrize("size", [1, 14, 20, 40, 45, 60])
+    def test_crash_in_the_first_line(self, path: Path, size: int) -> None:
+        """
+        Of the first line of a log there may be any part; that is cut off, and said.
+        """
+        AuditLog(path).close()
+        line = path.read_bytes()[:size]
+        path.write_bytes(line)
+        AuditLog(path).close()
+
+        first = read(path)[0]
+        assert ("audit.recover", size) == (first["event_type"], first["metadata"]["bytes"])
 
 
 class TestLogOutOfSight:
@@ -612,6 +751,113 @@ class TestLogOutOfSight:
         assert (3, ["epoch", "older"]) == alone
         assert (0, []) == self.judged(path, key, first)
 
+    def test_moved_away_before_a_close(self, path: Path, key: Path, first: Path) -> None:
+        """
+        A writer whose file is gone when it ends begins another, and its last line is its close.
+        """
+        log = AuditLog(path, key_path=key, checkpoint_seconds=1000)
+        log.write(rung(1, 2, 3))
+        log.checkpoint()
+        path.rename(f"{path}.1")
+        log.close()
+
+        assert ["open", "checkpoint", "close"] == types(read_apart(path))
+        assert (0, []) == self.judged(path, key, first)
+
+    def test_destroyed_before_another_writer_saw_it(
+        self, path: Path, key: Path, first: Path
+    ) -> None:
+        """
+        A writer that has never seen the file that others wrote does not use its numbers again,
+        and seals at once what says that it is gone.
+        """
+        slow = AuditLog(path, key_path=key)
+        slow.write(rung(1))
+        quick = AuditLog(path, key_path=key, max_bytes=1)
+        quick.write(rung(2))
+        quick.checkpoint()
+        sealed = read_apart(path)[-1]["seq"]
+        path.unlink()
+        path.touch(0o600)
+        slow.write(rung(3))
+
+        opening, *_, checkpoint = read_apart(path)
+        assert sealed + 1001 == opening["seq"]
+        assert "deleted" == opening["metadata"]["reason"]
+        assert "audit.checkpoint" == checkpoint["event_type"]
+        code, kinds = self.judged(path, key, first)
+        assert (3, {"missing", "epoch", "no_end"}) == (code, set(kinds))
+        slow.close()
+        quick.close()
+
+    @pytest.mark.parametrize(("closed", "last_seq"), [(True, 9), (False, 8 + CHECKPOINT_EVERY)])
+    def test_emptied_before_another_writer_saw_it(
+        self, path: Path, key: Path, first: Path, closed: bool, last_seq: int
+    ) -> None:
+        """
+        A writer that finds the file empty tells of all that the key knows, and not only of what
+        it saw itself; with the copy that was made before, at most numbers are missing.
+        """
+        slow, quick = (AuditLog(path, key_path=key) for _ in range(2))
+        slow.write(rung(1))
+        path.rename(f"{path}.1")
+        slow.write(rung(2))
+        quick.write(rung(3))
+        quick.checkpoint()
+        if closed:
+            quick.close()
+        copy = path.read_bytes()
+        os.truncate(path, 0)
+        slow.write(rung(4))
+        quick.close()
+        slow.close()
+
+        recovered = read_apart(path)[0]
+        alone = self.judged(path, key, first)
+        Path(f"{path}.2").write_bytes(copy)
+        assert last_seq + 1 == recovered["seq"]
+        assert ("shrunk", last_seq) == (
+            recovered["metadata"]["reason"],
+            recovered["metadata"]["seq"],
+        )
+        assert (3, ["epoch", "missing"]) == alone
+        assert (0, [] if closed else ["skipped"]) == self.judged(path, key, first)
+
+    @pytest.mark.parametrize("is_copied", [True, False])
+    def test_emptied_while_it_is_written(
+        self,
+        path: Path,
+        key: Path,
+        first: Path,
+        is_copied: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A file that is emptied after a writer looked, and before it writes, begins with an ordinary
+        record; which lines are gone is recorded behind that.
+        """
+        log = AuditLog(path, key_path=key, checkpoint_seconds=1000)
+        log.write(rung(1))
+        path.rename(f"{path}.1")
+        log.write(rung(2))
+        write = os.write
+
+        def empty_first(fd: int, data: bytes) -> int:
+            monkeypatch.undo()
+            if is_copied:
+                Path(f"{path}.2").write_bytes(path.read_bytes())
+            os.truncate(path, 0)
+            return write(fd, data)
+
+        monkeypatch.setattr(os, "write", empty_first)
+        log.write(rung(3))
+        log.write(rung(4))
+        log.close()
+
+        assert ["audit_seals.rung", "recover"] == types(read_apart(path))[:2]
+        expected = (0, []) if is_copied else (3, ["epoch", "missing"])
+        assert expected == self.judged(path, key, first)
+
     @pytest.mark.parametrize(("numbers", "kind"), [((), "skipped"), ((4, 5), "missing")])
     def test_moved_away_after_a_crash(
         self, path: Path, key: Path, first: Path, numbers: Sequence[int], kind: str
@@ -628,6 +874,25 @@ class TestLogOutOfSight:
         assert 1006 == read_apart(path)[0]["seq"]
         assert (3 if numbers else 0, [kind]) == (code, kinds)
 
+    @pytest.mark.parametrize("together", [False, True])
+    def test_cut_off_before_the_first_seal(
+        self, path: Path, key: Path, first: Path, together: bool
+    ) -> None:
+        """
+        A writer that was killed before its first seal is missed all the same, whether it came
+        after the last one had left or while that was there.
+        """
+        killed = AuditLog(path, key_path=key)
+        if together:
+            killed.write(rung(9))
+        self.write(path, key)
+        left = path.read_bytes()
+        assert 0 == self.judged(path, key, first)[0]
+        killed.write(rung(4))
+        path.write_bytes(left)
+
+        assert (3, ["end"]) == self.judged(path, key, first)
+
     def test_older_copy(self, path: Path, key: Path, first: Path) -> None:
         """
         An older copy that was put in the place of the log is recorded by the next writer.
@@ -642,6 +907,88 @@ class TestLogOutOfSight:
         assert [("shrunk", 12)] == [
             (r["metadata"]["reason"], r["metadata"]["seq"]) for r in recovered
         ]
+        assert (3, ["epoch", "cut"]) == self.judged(path, key, first)
+
+    def test_folder_further_up_is_moved(self, path: Path, key: Path, first: Path) -> None:
+        """
+        A writer that does not know yet that the log was moved seals in the file that another has
+        begun, and not in the one that is gone.
+        """
+        above = path.parents[1] / "above"
+        path = above / "log" / "audit.jsonl"
+        early = AuditLog(path, key_path=key)
+        early.write(rung(1))
+        time.sleep(0.03)
+        early.write(rung(2))
+        above.rename(above.with_name("elsewhere"))
+        late = AuditLog(path, key_path=key)
+        late.write(rung(3))
+        early.write(rung(4))
+        early.checkpoint()
+        late.write(rung(5))
+        late.checkpoint()
+        early.close()
+        late.close()
+
+        code, kinds = self.judged(path, key, first)
+        gone = above.with_name("elsewhere") / "log" / "audit.jsonl"
+        assert "checkpoint" not in types(read(gone))
+        assert (3, {"cut"}) == (code, set(kinds))
+
+    def test_sealed_while_a_copy_takes_its_place(
+        self, path: Path, key: Path, first: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A seal that went down with a file is said to be lost before the next one, also when others
+        have written as many lines meanwhile into the copy that somebody put in its place.
+        """
+        late, early = (AuditLog(path, key_path=key) for _ in range(2))
+        early.write(rung(1))
+        early.checkpoint()
+        late.write(rung(2))
+        write = os.pwrite
+
+        def put_a_copy(fd: int, data: bytes, place: int) -> int:
+            monkeypatch.setattr(os, "pwrite", write)
+            copy = path.with_name("copy")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+            return write(fd, data, place)
+
+        monkeypatch.setattr(os, "pwrite", put_a_copy)
+        early.checkpoint()
+        late.write(rung(*range(3, 23)))
+        late.checkpoint()
+        early.write(rung(23))
+        late.close()
+        early.close()
+
+        records = read(path)
+        epochs = [checkpoint["epoch"] for checkpoint in checkpoints(records)]
+        recovered = [r["metadata"] for r in records if r["event_type"] == "audit.recover"]
+        code, kinds = self.judged(path, key, first)
+        assert [0, *range(2, len(epochs) + 1)] == epochs
+        assert ["shrunk"] == [found["reason"] for found in recovered]
+        assert (3, {"cut", "epoch"}) == (code, set(kinds))
+
+    @pytest.mark.parametrize("noted", [True, False])
+    def test_sealed_in_another_file(self, path: Path, key: Path, first: Path, noted: bool) -> None:
+        """
+        What was sealed in a file that is gone, after this one was begun, is said before the next
+        seal; a seal that did not get there either, is not put here.
+        """
+        log = AuditLog(path, key_path=key)
+        log.write(rung(1))
+        elsewhere = Ratchet(key)
+        elsewhere.seal({"count": 9, "head": "9" * 64, "segment": 1, "mono_ns": 0})
+        if noted:
+            elsewhere.written(10, "a" * 64)
+        log.checkpoint()
+        log.write(rung(*range(20)))
+        log.close()
+
+        recovered = [r["metadata"] for r in read(path) if r["event_type"] == "audit.recover"]
+        assert [("shrunk", 10 if noted else 9)] == [(r["reason"], r["seq"]) for r in recovered]
         assert (3, ["epoch", "cut"]) == self.judged(path, key, first)
 
     def test_key_that_cannot_be_written(
@@ -695,7 +1042,9 @@ class TestLogOutOfSight:
         assert 5 == read_apart(path)[0]["seq"]
 
     @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-    @pytest.mark.parametrize("content", [b"", b"no such thing", gzip.compress(b"other lines\n")])
+    @pytest.mark.parametrize(
+        "content", [b"", b"no such thing", gzip.compress(b"other lines\n", mtime=0)]
+    )
     def test_compressed_and_unreadable(self, path: Path, content: bytes, suffix: str) -> None:
         """
         A compressed file that is damaged, or of something else, is left alone.

@@ -4,6 +4,7 @@ Logs to verify, and what people do to them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -117,6 +118,15 @@ def sealed(
     )
     line, _ = draft.line(draft.time_ns, seq, "forger", n, prev)
     return line
+
+
+def ended(seq: int, prev: str, like: bytes) -> bytes:
+    """
+    Return a line which says that the writer of the line *like* ended.
+    """
+    line = sealed(seq, prev, n=seq, event_type="audit.close", reason="shutdown")
+    writer = json.loads(like)["writer"]
+    return resealed(line.replace(b'"writer":"forger"', f'"writer":"{writer}"'.encode()))
 
 
 def found(report: Report, *weights: str) -> list[tuple[str, str, int]]:

@@ -171,7 +171,7 @@ class TestKeys:
 
     def test_state(self, tmp_path: Path) -> None:
         """
-        The key file of an agent says how many seals it has made.
+        The key file of an agent says how many seals it has made, and where it left the log.
         """
         agent = tmp_path / "agent.key"
         first = create_key(agent)
@@ -182,6 +182,9 @@ class TestKeys:
 
         assert (0, bytes.fromhex(first), False) == (before.epoch, before.secret, before.pending)
         assert (1, before.key_id, False) == (after.epoch, after.key_id, after.pending)
+        head = head_of(tmp_path / "audit.jsonl")
+        assert (0, False) == (before.seq, before.ended)
+        assert (head.seq, head.hash, True) == (after.seq, after.head, after.ended)
 
     def test_state_of_a_writer_that_died(self, tmp_path: Path) -> None:
         """

@@ -158,14 +158,14 @@ class TestFinding:
         """
         write_log(path, 3000, max_bytes=800_000)
         read: list[int] = []
-        real = harken.trail.files._read_at
+        real = harken.trail.files.read_at
 
         def counted(fd: int, start: int, size: int) -> bytes:
             data = real(fd, start, size)
             read.append(len(data))
             return data
 
-        monkeypatch.setattr(harken.trail.files, "_read_at", counted)
+        monkeypatch.setattr(harken.trail.files, "read_at", counted)
         monkeypatch.setattr(harken.trail.files, "_BUFFER", 4096)
 
         with open_log(path) as log:

@@ -21,6 +21,9 @@ from tests.trail.logs import archives, hash_of, lines_of, put, struck, write_log
 from harken.sinks.audit import create_key
 from harken.trail import Key, Report, read_key, read_state, verify
 
+# The laws hold or break on every Python alike.
+pytestmark = pytest.mark.once
+
 DOCS = Path(__file__).parents[2] / "docs" / "audit-log.md"
 
 

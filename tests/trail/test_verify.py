@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from tests.trail.logs import (
     archives,
+    ended,
     found,
     hash_of,
     lines_of,
@@ -497,6 +498,81 @@ class TestForeignLines:
             verify(path, chain_only=True)
         )
 
+    def test_with_half_a_line_behind_it(self, path: Path) -> None:
+        """
+        A writer that finds a foreign line, and half of one behind it, says both, in whatever order.
+        """
+        log = write_log(path, 3, close=False)
+        with path.open("ab") as file:
+            file.write(b"foreign\nhalf of")
+        log.write(struck(1))
+        log.close()
+
+        report = verify(path)
+
+        assert ([], [("recovered", "audit.jsonl", 5)]) == (found(report), found(report, "note"))
+
+        lines = lines_of(path)
+        assert b'"audit.recover"' in lines[6]
+        put(path, [*lines[:4], b"strange\n", *lines[5:]])
+        assert [("foreign", "audit.jsonl", 5)] == found(verify(path))
+        put(path, [*lines[:6], *rewritten(lines[7:], hash_of(lines[5]))])
+        assert ("foreign", "audit.jsonl", 5) in found(verify(path), "tampered")
+
+    @pytest.mark.parametrize("before", [[], [("missing", "audit.jsonl", 2)]])
+    @pytest.mark.parametrize("torn", [b"", b"half of"])
+    def test_instead_of_the_log(self, path: Path, before: list[object], torn: bytes) -> None:
+        """
+        A writer that finds foreign lines where its log was says what they are, and what is gone.
+        """
+        log = write_log(path, 3, close=False)
+        if before:
+            shutil.copyfile(path, f"{path}.1")
+            log.write(struck(2))
+        path.write_bytes(b"foreign\n" + torn)
+        log.write(struck(1))
+        log.close()
+
+        report = verify(path)
+
+        assert ([*before] or [("older", "audit.jsonl", 2)], "incomplete") == (
+            found(report),
+            report.verdict,
+        )
+        assert [("recovered", "audit.jsonl", 1)] == found(report, "note")
+
+        lines = lines_of(path)
+        put(path, [b"strange\n", *lines[1:]])
+        assert [("foreign", "audit.jsonl", 1)] == found(verify(path), "tampered")
+        put(path, [lines[0], b"more\n", *lines[1:]])
+        assert [("foreign", "audit.jsonl", 1), ("foreign", "audit.jsonl", 2)] == found(
+            verify(path), "tampered"
+        )
+
+    def test_note_in_place_of_a_line(self, path: Path) -> None:
+        """
+        What stands in the place of a line that the next one follows is no foreign line, although
+        a record says so.
+        """
+        write_log(path, 60, max_bytes=9000)
+        first = archives(path)[0]
+        lines = lines_of(first)
+        last = lines[-1].replace(b'"size"', b'"time"')
+        put(first, [*lines[:-1], last])
+        second = archives(path)[1]
+        rest = lines_of(second)
+        note = sealed(
+            len(lines) + 1,
+            hash_of(lines[-1]),
+            event_type="audit.recover",
+            reason="foreign_line",
+            bytes=len(last),
+            sha256=sha256(last).hexdigest(),
+        )
+        put(second, [note, *rewritten(rest[1:], hash_of(note))])
+
+        assert ("altered", first.name, len(lines)) in found(verify(path), "tampered")
+
     def test_very_long_foreign_line(self, path: Path) -> None:
         """
         Foreign bytes are compared with what was recorded however many they are.
@@ -892,6 +968,38 @@ class TestFiles:
         assert ("torn", "audit.jsonl.1", 7) in found(report, "incomplete")
         assert "ok" == report.chain.verdict
 
+    def test_torn_before_a_file_that_is_missing(self, path: Path) -> None:
+        """
+        So was it when the file behind it was deleted, which its writer recorded.
+        """
+        log = write_log(path, 2, close=False)
+        with path.open("ab") as file:
+            file.write(b'{"timestamp":"2026')
+        path.rename(f"{path}.1")
+        log.write(struck(1))
+        path.unlink()
+        log.write(struck(1))
+        log.close()
+
+        report = verify(path)
+
+        assert [("torn", "audit.jsonl.1", 4), ("missing", "audit.jsonl", 1)] == found(report)
+        assert ("ok", "incomplete") == (report.chain.verdict, report.verdict)
+
+    @pytest.mark.parametrize("lost", [1, 50])
+    def test_last_line_of_an_archive_cut(self, path: Path, lost: int) -> None:
+        """
+        Half a line does not stand for the one that the next file knows.
+        """
+        write_log(path, 60, max_bytes=9000)
+        first, second = archives(path)[:2]
+        os.truncate(first, first.stat().st_size - lost)
+
+        report = verify(path)
+
+        assert [("torn", first.name, len(lines_of(first)))] == found(report, "incomplete")
+        assert [("missing", second.name, 1)] == found(report, "tampered")
+
     def test_last_line_of_an_archive_altered(self, path: Path) -> None:
         """
         The last line of a file is known to the first line of the next one.
@@ -935,6 +1043,16 @@ class TestFiles:
 
         with pytest.raises(TrailError, match="run this again"):
             verify(path, progress=exchange)
+
+    def test_removed_while_it_is_read(self, path: Path) -> None:
+        """
+        A file that is removed while the log is read, as compression does, is noticed.
+        """
+        write_log(path, 60, max_bytes=9000)
+        second = archives(path)[1]
+
+        with pytest.raises(TrailError, match=r"was removed.*run this again"):
+            verify(path, progress=lambda count: second.unlink(missing_ok=True))
 
     def test_cut_while_it_is_read(self, path: Path) -> None:
         """
@@ -1028,6 +1146,26 @@ class TestCompleteness:
 
         assert [] == found(report)
         assert ("spill", spill.name, 0) in found(report, "note")
+
+    def test_second_file_of_a_writer_that_nobody_told(self, path: Path) -> None:
+        """
+        What the log says of an earlier file of that name, which it has merged, says nothing of it.
+        """
+        log = write_log(path, 3, close=False)
+        spill = lost(log, path, 4)
+        log.write(struck(1))
+        assert not spill.exists()
+        told = path.read_bytes()
+        lost(log, path, 2)
+        content = spill.read_bytes()
+        log.close()
+        path.write_bytes(told)
+        spill.write_bytes(content)
+
+        report = verify(path)
+
+        assert ("spill", spill.name, 0) in found(report, "incomplete")
+        assert "tampered" != report.verdict
 
     @pytest.mark.usefixtures("no_room")
     def test_counted_losses(self, path: Path) -> None:
@@ -1435,8 +1573,9 @@ class TestSeals:
         again = sealed(6, hash_of(lines[-1]), event_type="audit.checkpoint", **metadata)
         end = sealed(7, hash_of(again), n=2, event_type="audit.close", reason="shutdown")
         put(path, [*lines, again, end])
+        state = msgspec.structs.replace(read_state(keys.agent), seq=7, head=hash_of(end))
 
-        report = verify(path, keys=[keys.first], states=[read_state(keys.agent)])
+        report = verify(path, keys=[keys.first], states=[state])
 
         assert (0, []) == (report.exit_code, found(report))
 
@@ -1515,7 +1654,82 @@ class TestSeals:
 
         report = verify(path, keys=[keys.first], states=[read_state(keys.agent)])
 
-        assert (1, [("epoch", "audit.jsonl", 13)]) == (report.exit_code, found(report))
+        assert (1, [("epoch", "audit.jsonl", 13), ("end", "audit.jsonl", 13)]) == (
+            report.exit_code,
+            found(report),
+        )
+
+    def test_cut_behind_the_last_seal(self, path: Path, keys: Keys) -> None:
+        """
+        Whoever cuts off what stands behind the last seal cannot make up for it with an end that
+        needs no key: the agent's own key file knows of none, and no anchor names it.
+        """
+        log = write_log(path, 5, key=keys.agent, close=False)
+        log.checkpoint()
+        log.write(struck(3))
+        checkpoint = lines_of(path)[6]
+        given = {"keys": [keys.first], "states": [read_state(keys.agent)]}
+        kept = Anchor(6, json.loads(checkpoint)["metadata"]["head"], "anchors", 1)
+        assert 3 == verify(path, **given).exit_code
+        put(path, [*lines_of(path)[:7], ended(8, hash_of(checkpoint), lines_of(path)[0])])
+
+        with_state, anchored = verify(path, **given), verify(path, anchors=[kept])
+
+        assert (3, [("end", "audit.jsonl", 8)]) == (with_state.exit_code, found(with_state))
+        assert (3, [("end", "audit.jsonl", 8)]) == (anchored.exit_code, found(anchored))
+        log.close()
+
+    def test_end_of_a_writer_that_goes_on(self, path: Path, keys: Keys) -> None:
+        """
+        Nor does the end of an earlier writer vouch for another one.
+        """
+        write_log(path, 5, key=keys.agent)
+        state = read_state(keys.agent)
+        lines = lines_of(path)
+        end = sealed(9, hash_of(lines[-1]), event_type="audit.close", reason="shutdown")
+        put(path, [*lines, end])
+
+        report = verify(path, keys=[keys.first], states=[state])
+
+        assert (3, [("end", "audit.jsonl", 9)]) == (report.exit_code, found(report))
+
+    def test_last_line(self, path: Path, keys: Keys) -> None:
+        """
+        The line with which its writer left the log is known to the agent's own key file: it cannot
+        be altered, nor can lines be put before it, although no seal covers it.
+        """
+        write_log(path, 5, key=keys.agent)
+        state = read_state(keys.agent)
+        *lines, last = lines_of(path)
+        altered = resealed(last.replace(b'"records":5', b'"records":4'))
+        opening = sealed(8, hash_of(lines[-1]), event_type="audit.open", reason="start")
+        closing = sealed(9, hash_of(opening), n=2, event_type="audit.close", reason="shutdown")
+        late = resealed(last.replace(b'"seq":8', b'"seq":10'), hash_of(closing))
+        for changed in ([altered], [opening, closing, late]):
+            put(path, [*lines, *changed])
+
+            report = verify(path, keys=[keys.first], states=[state])
+
+            assert ("head", "tampered") in [(one.kind, one.weight) for one in report.findings]
+
+    def test_last_line_missing(self, path: Path, keys: Keys) -> None:
+        """
+        It cannot be cut off, either, even where an anchor names the line before it.
+        """
+        write_log(path, 5, key=keys.agent)
+        state = read_state(keys.agent)
+        lines = lines_of(path)
+        put(path, lines[:-1])
+        head = head_of(path)
+
+        report = verify(
+            path,
+            keys=[keys.first],
+            states=[state],
+            anchors=[Anchor(head.seq, head.hash, "anchors", 1)],
+        )
+
+        assert ("end", "audit.jsonl", 7) in found(report, "incomplete")
 
     def test_all_seals_cut_off(self, path: Path, keys: Keys) -> None:
         """
@@ -1546,6 +1760,23 @@ class TestSeals:
         assert [["state"], ["state"], ["end"], ["epoch"]] == [
             kinds(one) for one in (forged, older, other, far)
         ]
+
+    @pytest.mark.parametrize("lost", [1, 20, 800])
+    def test_last_seal_cut(self, path: Path, keys: Keys, lost: int) -> None:
+        """
+        A seal that was lost when the file was cut under its writer is no seal that was removed,
+        even if half of its line was left.
+        """
+        log = write_log(path, 1, key=keys.agent, close=False)
+        log.checkpoint()
+        os.truncate(path, path.stat().st_size - lost)
+        log.write(struck(1))
+        log.close()
+
+        report = verify(path, keys=[keys.first], states=[read_state(keys.agent)])
+
+        assert (3, [], "ok") == (report.exit_code, found(report, "tampered"), report.seals.verdict)
+        assert "cut" in [kind for kind, _, _ in found(report, "incomplete")]
 
     def test_older_files_missing(self, path: Path, keys: Keys) -> None:
         """
@@ -1607,6 +1838,21 @@ class TestAnchors:
         assert (1, [("anchor", "audit.jsonl", 13)]) == (
             report.exit_code,
             found(report, "tampered"),
+        )
+
+    def test_line_before_the_last(self, path: Path) -> None:
+        """
+        The line that an anchor knows is the end only if it is the last one.
+        """
+        write_log(path)
+        lines = lines_of(path)
+
+        report = verify(path, anchors=[Anchor(12, hash_of(lines[11]), "anchors", 1)])
+
+        assert (3, [("end", "audit.jsonl", 13)], 12) == (
+            report.exit_code,
+            found(report),
+            report.vouched_seq,
         )
 
     @pytest.mark.parametrize("kept", [12, 8, 0])
@@ -1709,6 +1955,9 @@ class TestTail:
             file.write(bytes(3 << 20))
 
         assert [("torn", "audit.jsonl", 14)] == found(verify(path))
+
+        put(path, [*lines_of(path)[:13], b"foreign\n", bytes(3 << 20)])
+        assert [("foreign", "audit.jsonl", 14), ("torn", "audit.jsonl", 15)] == found(verify(path))
 
     def test_foreign_at_the_end(self, path: Path) -> None:
         """

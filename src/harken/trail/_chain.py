@@ -47,10 +47,13 @@ class _Run:
         last: The last of them.
 
         count: How many there are.
+
+        told: The number of the last line that says what a writer found here; 0 before the first.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.told = 0
         self.last = Damage("", "")
         self.places: list[tuple[str, int, Damage]] = []
         self.size = 0
@@ -81,31 +84,29 @@ class _Run:
         else:
             self._content.clear()
 
-    def is_torn(self) -> None:
+    def drop_last(self) -> None:
         """
-        Note that the last line has no end.
+        Forget the last line.
         """
-        file, number, damage = self.places[-1]
-        if damage is self.last:
-            self.last = msgspec.structs.replace(damage, kind="torn")
-            self.places[-1] = (file, number, self.last)
+        if len(self.places) == self.count:
+            self.places.pop()
+        self.count -= 1
+        self.last = self.places[-1][2] if self.places else Damage("", "")
 
-    def account(self, found: _Found) -> bool:
+    def tell(self, found: _Found, seq: int) -> None:
         """
-        Note that *found* tells of these bytes, or the first or last of them; return whether.
+        Note what the line *seq* tells: it may be of these bytes, or the first or last of them.
         """
+        self.told = seq
         size = found.bytes
         if size == self.size and found.sha256 == self._digest.hexdigest():
             self._front = size
         elif size > self.size or not self._content:
-            return False
+            return
         elif found.kept and found.sha256 == sha256(self._content[self.size - size :]).hexdigest():
             self._back = size
         elif found.sha256 == sha256(self._content[:size]).hexdigest():
             self._front = size
-        else:
-            return False
-        return True
 
     @property
     def accounted(self) -> bool:
@@ -177,8 +178,14 @@ class Chain:
         self._findings = findings
         self._gap = gap
         self._run: _Run | None = None
+        # The last line of the file before, or of this one, if it has no end.
+        self._torn: tuple[str, int] | None = None
         self._owed: _Owed | None = None
+        # The last of the lines that are missing, as far as that was said last.
+        self._gap_end = 0
         self._stray: _Stray | None = None
+        # The first and the last of the recoveries that stand one behind the other.
+        self._recoveries = (0, 0)
         # Set when it is known already why the next line does not follow.
         self._excused = False
 
@@ -187,7 +194,7 @@ class Chain:
         """
         Whether a line that follows the last one has its place, and nothing else is to be said.
         """
-        return self._run is None and self._owed is None and self._stray is None
+        return self._run is None and self._torn is None and self._stray is None
 
     def hash_of(self, seq: int) -> str | None:
         """
@@ -206,7 +213,13 @@ class Chain:
         """
         Add a damaged line.
         """
-        if self._run is None:
+        self._say_torn()
+        self._recoveries = (0, 0)
+        if damage.kind == "torn":
+            self._torn = file, number
+            return
+        if self._run is None or self._run.told:
+            self._end_run()
             self._run = _Run()
         self._run.add(damage, data, file, number)
 
@@ -217,12 +230,15 @@ class Chain:
         if self._run is not None:
             self._run.extend(data)
 
-    def end_of_file(self) -> None:
+    def end_of_file(self, file: str, number: int) -> None:
         """
         Note that the file ends, and its last line, which was too long, does not.
         """
         if self._run is not None:
-            self._run.is_torn()
+            self._run.drop_last()
+            if not self._run.count:
+                self._run = None
+        self._torn = file, number
 
     def place(self, line: Line, file: str, number: int, *, first: bool) -> bool:
         """
@@ -231,16 +247,19 @@ class Chain:
         Args:
             first: Whether it is the first record in its file.
         """
+        self._say_torn()
+        if first:
+            self._settle(None)
         for fault in line.faults:
             self._add(fault.kind, fault.weight, file, number, fault.message)
         if not self._has_place(line, file, number, first=first):
             return False
-        if self._owed is not None and self._owed.line != number:
-            self._settle(line)
+        self._settle(line)
         if not self.first_seq:
             self.first_seq = line.seq
         if line.seq != self.seq + 1:
             self.hashes.clear()
+            self._gap_end = line.seq - 1
         self.hashes.append(line.hash)
         self.seq, self.head, self.file, self.number = line.seq, line.hash, file, number
         self._drop_stray()
@@ -258,37 +277,30 @@ class Chain:
         """
         self._settle(None)
         self._drop_stray()
-        run, self._run = self._run, None
-        if run is None:
+        self._end_run()
+        if self._torn is None:
             return
-        for file, number, damage in run.places:
-            if damage.kind != "torn" or damage is not run.last:
-                self._add(damage.kind, "tampered", file, number, damage.message)
-            elif in_progress:
-                self._add("torn", "note", file, number, "a line is being written", part="tail")
-            else:
-                self._add(
-                    "torn",
-                    "incomplete",
-                    file,
-                    number,
-                    "the last line has no end: its writer was stopped, or the file was cut",
-                    part="tail",
-                )
+        if in_progress:
+            self._add("torn", "note", *self._torn, "a line is being written", part="tail")
+        else:
+            self._add(
+                "torn",
+                "incomplete",
+                *self._torn,
+                "the last line has no end: its writer was stopped, or the file was cut",
+                part="tail",
+            )
 
     def _has_place(self, line: Line, file: str, number: int, *, first: bool) -> bool:
         follows = line.prev == self.head and line.seq == self.seq + 1
-        run, self._run = self._run, None
-        if run is not None:
-            # What a writer found, and the line that says so, belong together.
-            if follows and _is_recovery(line) and run.account(_found(line)):
-                if run.accounted:
-                    self._say_recovered(run, line)
-                else:
-                    self._run = run
-                return True
-            replaced = self._is_in_place_of(run, line)
-            self._say_damaged(run, inserted=follows)
+        run = self._run
+        if run is not None and _is_recovery(line) and (follows or self._is_left(run, line, first)):
+            # What a writer found, and the lines that say so, belong together.
+            run.tell(_found(line), line.seq)
+            run = None
+        elif run is not None:
+            replaced = not run.told and self._is_in_place_of(run, line)
+            self._end_run()
             if replaced:
                 self._gap()
                 return True
@@ -297,6 +309,14 @@ class Chain:
     def _is_in_place_of(self, run: _Run, line: Line) -> bool:
         return line.prev in run.last.hashes or (
             line.seq == self.seq + run.count + 1 and line.prev != self.head
+        )
+
+    def _is_left(self, run: _Run, line: Line, first: bool) -> bool:
+        """
+        Return whether *run* may be all that is left of a file that was emptied before *line*.
+        """
+        return bool(run.told) or (
+            first and line.seq > self.seq + 1 and line.prev not in run.last.hashes
         )
 
     def _judge(self, line: Line, file: str, number: int, run: _Run | None, *, first: bool) -> bool:
@@ -373,8 +393,8 @@ class Chain:
         """
         return (
             self.seq + 1 < line.seq <= self.seq + 1 + CHECKPOINT_EVERY
-            and line.event_type == "audit.open"
-            and _found(line).reason == "deleted"
+            and line.event_type in {"audit.open", "audit.recover"}
+            and _found(line).reason in {"deleted", "shrunk"}
         )
 
     def _take_branch(self, stray: _Stray) -> None:
@@ -409,15 +429,19 @@ class Chain:
         self._gap()
         if self._excused:
             return
-        if first and _is_recovery(line) and self._explanation(owed, line) is None:
-            # A writer that finds a file with half a line in it says that first.
+        if first and self._explanation(owed, line) is None:
+            # A file may be emptied while somebody writes, who notices that later.
             self._owed = owed
         else:
             self._say_missing(owed, line)
 
     def _settle(self, line: Line | None) -> None:
-        if self._owed is not None:
-            self._say_missing(self._owed, line)
+        """
+        Say what is missing once *line* explains it, or nothing can any more: then it is None.
+        """
+        owed = self._owed
+        if owed is not None and (line is None or self._explanation(owed, line) is not None):
+            self._say_missing(owed, line)
             self._owed = None
 
     def _say_missing(self, owed: _Owed, line: Line | None) -> None:
@@ -447,7 +471,8 @@ class Chain:
             )
 
     def _explanation(self, owed: _Owed, line: Line) -> str | None:
-        if line.event_type == "audit.open":
+        begun = (owed.last + 1, line.seq - 1)
+        if line.event_type == "audit.open" and (begun[0] == line.seq or begun == self._recoveries):
             found = _found(line)
             if found.reason == "deleted":
                 return "were in a file that was deleted while the log was written"
@@ -462,19 +487,65 @@ class Chain:
     def _recover(self, line: Line, file: str, number: int) -> None:
         self.recovered += 1
         found = _found(line)
-        if found.reason == "shrunk" and found.seq >= line.seq:
+        first, last = self._recoveries
+        if line.seq != last + 1:
+            first = line.seq
+        self._recoveries = first, line.seq
+        if found.reason != "shrunk":
+            return
+        if found.seq >= first:
             self._add(
                 "cut",
                 "incomplete",
                 file,
                 number,
                 f"the file was cut back while the log was written: it had lines up to {found.seq}, "
-                f"and those from {line.seq} on are lost",
+                f"and those from {first} on are lost",
+                part="completeness",
+            )
+            self._gap()
+        elif self._has_another(found.seq, found.head):
+            self._add(
+                "cut",
+                "incomplete",
+                file,
+                number,
+                f"a copy was put in the place of the file while the log was written: the line "
+                f"{found.seq} that was sealed is lost, and maybe others around it",
                 part="completeness",
             )
             self._gap()
 
-    def _say_recovered(self, run: _Run, line: Line) -> None:
+    def _has_another(self, seq: int, head: str) -> bool:
+        """
+        Return whether a line with another hash, or one that is long past, stands where the one that
+        is told to be lost did; and not a gap, of which was told.
+        """
+        return self.hash_of(seq) != head and seq != self._gap_end
+
+    def _say_torn(self) -> None:
+        torn, self._torn = self._torn, None
+        if torn is not None:
+            # Nobody was there any more to repair a file that had been renamed.
+            self._add(
+                "torn",
+                "incomplete",
+                *torn,
+                "the last line of the file has no end: its writer was stopped",
+                part="completeness",
+            )
+
+    def _end_run(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        if run.accounted:
+            self._say_recovered(run)
+            return
+        for file, number, damage in run.places:
+            self._add(damage.kind, "tampered", file, number, damage.message)
+
+    def _say_recovered(self, run: _Run) -> None:
         for file, number, damage in run.places:
             # What looks like a record of the log may have been one.
             self._add(
@@ -482,24 +553,9 @@ class Chain:
                 "incomplete" if damage.hashes else "note",
                 file,
                 number,
-                f"{damage.message}; the line {line.seq} says so",
+                f"{damage.message}; the line {run.told} says so",
                 part="completeness",
             )
-
-    def _say_damaged(self, run: _Run, *, inserted: bool) -> None:
-        for file, number, damage in run.places:
-            if inserted and damage.kind == "torn":
-                # Nobody was there any more to repair a file that had been renamed.
-                self._add(
-                    "torn",
-                    "incomplete",
-                    file,
-                    number,
-                    "the last line of the file has no end: its writer was stopped",
-                    part="completeness",
-                )
-            else:
-                self._add(damage.kind, "tampered", file, number, damage.message)
 
     def _add(
         self,

@@ -113,6 +113,9 @@ class Seals:
         hash_of: The hash of the line with this number; None when it is too far back, or missing.
 
         vouch: Told up to which line something vouches for the log.
+
+    Attributes:
+        known_seq: The last line that the key file of a writer knows; 0 without one.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Seals:
         self.sealed = 0
         self.signed = 0
         self.signatures = 0
+        self.known_seq = 0
         self._ratchets = {key.id: _Ratchet(key) for key in keys}
         self._public_keys = {key.id: key for key in public_keys}
         self._used: set[str] = set()
@@ -135,7 +139,7 @@ class Seals:
         self._vouch = vouch
         # Whether lines are missing since the last seal, so that seals may be, too.
         self._gap = False
-        self._compared: set[str] = set()
+        self._ended: set[str] = set()
         self._last_used = ""
         # Keys that nobody gave, with the place of their first seal.
         self._unknown: dict[str, tuple[str, int]] = {}
@@ -171,9 +175,9 @@ class Seals:
     @property
     def knows_the_end(self) -> bool:
         """
-        Whether the log was compared with what its last writer has sealed.
+        Whether the key file of the last writer says that the log ends where it does.
         """
-        return self._last_used in self._compared
+        return self._last_used in self._ended
 
     def gap(self) -> None:
         """
@@ -203,11 +207,15 @@ class Seals:
         if fits and vouched:
             self._vouch(checkpoint.count)
 
-    def end(self, states: Iterable[WriterState], file: str, number: int, *, must: bool) -> None:
+    def end(
+        self, states: Iterable[WriterState], seq: int, file: str, number: int, *, must: bool
+    ) -> None:
         """
         Judge what was missed.
 
         Args:
+            seq: The number of the last line.
+
             must: Whether a log that is as long as this one, or ended as it did, has a seal.
         """
         for state in states:
@@ -215,6 +223,9 @@ class Seals:
             if ratchet is not None:
                 self._used.add(ratchet.id)
                 self._compare(ratchet, state, file, number)
+                self.known_seq = max(self.known_seq, state.seq)
+                if state.ended and state.seq == seq and state.head == self._hash_of(seq):
+                    self._ended.add(ratchet.id)
         for key_id, (where, line) in self._unknown.items():
             self._add(
                 "key",
@@ -316,7 +327,6 @@ class Seals:
 
     def _compare(self, ratchet: _Ratchet, state: WriterState, file: str, number: int) -> None:
         last = state.epoch - 1 - state.pending
-        self._compared.add(ratchet.id)
         if ratchet.is_at(state) is False:
             self._add(
                 "state",
@@ -336,6 +346,15 @@ class Seals:
                 if ratchet.epoch
                 else f"the log has no seal, and its writer has made the seal {last}: they were cut "
                 "off",
+            )
+        elif self._hash_of(state.seq) not in (None, state.head):
+            self._add(
+                "head",
+                "tampered",
+                file,
+                number,
+                f"the line {state.seq} has another hash than {state.path} says: it, or a line "
+                "before it, was rewritten",
             )
 
     def _add(self, kind: str, weight: Weight, file: str, number: int, message: str) -> None:

@@ -191,7 +191,8 @@ class Writers:
             seq, head = found.seq, found.hash
             if told is not None and head == told.head:
                 told_at = number
-        if told is None:
+        if told is None or (told.count <= 0 and not told_at):
+            # What the log has of an earlier file of this name is not missing.
             self._add(
                 "spill",
                 "incomplete",

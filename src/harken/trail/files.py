@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Called with how many stored bytes were read since the last call."""
 
+Unreadable = Callable[[str, str], None]
+"""Called with the path of a file that cannot be read, and with what is wrong."""
+
 LONGEST = MAX_LINE + 1
 """Bytes of a line that are read at once; one of a log is shorter."""
 
@@ -60,6 +63,18 @@ _PATIENCE = 2.0
 class TrailError(HarkenError):
     """
     A log cannot be read, or what it is compared with cannot; the message says what to do.
+    """
+
+
+class MissingLogError(TrailError):
+    """
+    There is no log where one was looked for.
+    """
+
+
+class ForbiddenLogError(TrailError):
+    """
+    This user may not read the log.
     """
 
 
@@ -140,6 +155,17 @@ class Segment(msgspec.Struct, frozen=True):
             yield from iter(partial(file.readline, LONGEST), b"")
 
     @contextmanager
+    def unpacked(self, fd: int) -> Generator[BufferedReader]:
+        """
+        Yield what is in the file that *fd* is of, decompressed if it is compressed.
+
+        Raises:
+            DamagedFileError: While it is read: it cannot be decompressed any further.
+        """
+        with _reader(fd, self, None) as file:
+            yield file
+
+    @contextmanager
     def opened(self) -> Generator[int]:
         """
         Yield a descriptor for reading.
@@ -150,7 +176,13 @@ class Segment(msgspec.Struct, frozen=True):
         if self.fd is not None:
             yield self.fd
             return
-        fd = _open(self.path)
+        try:
+            fd = _open(self.path)
+        except FileNotFoundError as error:
+            # An archive that was compressed, or spilled records that are in the log by now.
+            raise TrailError(
+                f"{self.path} was removed while the log was read; run this again"
+            ) from error
         try:
             if _inode(os.fstat(fd)) != self.inode:
                 raise TrailError(f"{self.path} was renamed while the log was read; run this again")
@@ -204,7 +236,9 @@ class LogFiles(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def open_log(path: str | os.PathLike[str]) -> Generator[LogFiles]:
+def open_log(
+    path: str | os.PathLike[str], *, unreadable: Unreadable | None = None
+) -> Generator[LogFiles]:
     """
     Find the files of the log at *path*, and keep the live one from going away.
 
@@ -215,8 +249,17 @@ def open_log(path: str | os.PathLike[str]) -> Generator[LogFiles]:
 
     The live file is locked only while its size is asked for; what is appended later is not read.
 
+    Args:
+        unreadable:
+            Called with the path of each older file that cannot be read, and with what is wrong;
+            the file is left out. By default that is an error.
+
     Raises:
-        TrailError: There is no such log, or one of its files cannot be read.
+        MissingLogError: There is no such log.
+
+        ForbiddenLogError: This user may not read one of its files.
+
+        TrailError: One of its files cannot be read for another reason.
     """
     name = os.fsdecode(path)
     if os.path.islink(name):
@@ -224,7 +267,7 @@ def open_log(path: str | os.PathLike[str]) -> Generator[LogFiles]:
     for _ in range(_ATTEMPTS):
         fd = _open_live(name)
         try:
-            found = _find(name, fd)
+            found = _find(name, fd, unreadable)
             if _is_at(fd, name):
                 yield found
                 return
@@ -234,15 +277,15 @@ def open_log(path: str | os.PathLike[str]) -> Generator[LogFiles]:
     raise TrailError(f"{name} is renamed again and again; run this later")
 
 
-def _find(path: str, fd: int | None) -> LogFiles:
+def _find(path: str, fd: int | None, unreadable: Unreadable | None) -> LogFiles:
     live, in_progress = None, False
     if fd is not None:
         size, in_progress = _locked_size(fd)
         live = _segment(path, fd, size, live=True)
-    others, spills = _candidates(path, live)
+    others, spills = _candidates(path, live, unreadable)
     found = [*others, *([] if live is None else [live])]
     if not found:
-        raise TrailError(f"there is no audit log at {path}; give its path")
+        raise MissingLogError(f"there is no audit log at {path}; give its path")
     # Nothing was ever written to these.
     found = [segment for segment in found if segment.size]
     # A backup that is made just now may be longer than the log was a moment ago.
@@ -251,7 +294,9 @@ def _find(path: str, fd: int | None) -> LogFiles:
     return LogFiles(path, tuple(_in_order(kept)), tuple(copies), tuple(spills), live, in_progress)
 
 
-def _candidates(path: str, live: Segment | None) -> tuple[list[Segment], list[Segment]]:
+def _candidates(
+    path: str, live: Segment | None, unreadable: Unreadable | None
+) -> tuple[list[Segment], list[Segment]]:
     folder, base = os.path.split(path)
     names = _names(folder or ".", path)
     beside = {name for name in names if name.startswith((f"{base}.", f"{base}-"))}
@@ -259,7 +304,7 @@ def _candidates(path: str, live: Segment | None) -> tuple[list[Segment], list[Se
         segment
         for name in sorted(beside)
         if name.startswith(f"{base}{_SPILL}")
-        and (segment := _segment_at(os.path.join(folder, name))) is not None
+        and (segment := _segment_at(os.path.join(folder, name), unreadable)) is not None
     ]
     found: dict[str, Segment] = {}
     known = {name for name in beside if _ARCHIVE.fullmatch(name, len(base))}
@@ -269,7 +314,7 @@ def _candidates(path: str, live: Segment | None) -> tuple[list[Segment], list[Se
     while wanted := known - looked:
         for name in sorted(wanted):
             looked.add(name)
-            segment = _segment_at(os.path.join(folder, name))
+            segment = _segment_at(os.path.join(folder, name), unreadable)
             if segment is None or (live is not None and segment.inode == live.inode):
                 continue
             found[name] = segment
@@ -287,16 +332,25 @@ def _names(folder: str, path: str) -> list[str]:
     try:
         return os.listdir(folder)
     except FileNotFoundError as error:
-        raise TrailError(f"there is no audit log at {path}; give its path") from error
+        raise MissingLogError(f"there is no audit log at {path}; give its path") from error
+    except PermissionError as error:
+        raise ForbiddenLogError(
+            f"{folder} cannot be read: {error.strerror}; run this as a user who may read it"
+        ) from error
 
 
-def _segment_at(path: str) -> Segment | None:
+def _segment_at(path: str, unreadable: Unreadable | None) -> Segment | None:
     """
-    Return the file at *path*; None when it is gone, or no regular file.
+    Return the file at *path*; None when it is gone, or no regular file, or told as unreadable.
     """
     try:
         fd = _open(path)
     except FileNotFoundError:
+        return None
+    except TrailError as error:
+        if unreadable is None:
+            raise
+        unreadable(path, str(error))
         return None
     try:
         found = os.fstat(fd)
@@ -437,7 +491,7 @@ class _Stored(RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        data = _read_at(self._fd, self._at, min(len(view), self._size - self._at))
+        data = read_at(self._fd, self._at, min(len(view), self._size - self._at))
         if not data and self._at < self._size:
             raise TrailError(f"{self._path} became shorter while it was read; run this again")
         view[: len(data)] = data
@@ -509,14 +563,14 @@ def _open(path: str) -> int:
         return os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
         raise
+    except PermissionError as error:
+        raise ForbiddenLogError(
+            f"{path} cannot be read: {error.strerror}; run this as a user who may read it"
+        ) from error
     except OSError as error:
-        raise TrailError(f"{path} cannot be read: {error.strerror}; {_remedy(error)}") from error
-
-
-def _remedy(error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return "run this as a user who may read it"
-    return "give the path of an audit log"
+        raise TrailError(
+            f"{path} cannot be read: {error.strerror}; give the path of an audit log"
+        ) from error
 
 
 def _open_live(path: str) -> int | None:
@@ -532,7 +586,10 @@ def _open_live(path: str) -> int | None:
     raise TrailError(f"{path} {what}")
 
 
-def _read_at(fd: int, start: int, size: int) -> bytes:
+def read_at(fd: int, start: int, size: int) -> bytes:
+    """
+    Return at most *size* bytes of a file from *start* on.
+    """
     # Windows has no pread().
     os.lseek(fd, start, os.SEEK_SET)
     return os.read(fd, size)
@@ -625,7 +682,7 @@ def _last_link_of_end(fd: int, size: int) -> Link | None:
     length = 4096
     while True:
         start = max(0, size - length)
-        lines = _read_at(fd, start, size - start).split(b"\n")
+        lines = read_at(fd, start, size - start).split(b"\n")
         # Behind the last line feed there is nothing, or half a line.
         for line in reversed(lines[1 if start else 0 : -1]):
             link = _link(line + b"\n")

@@ -91,6 +91,12 @@ class Findings:
         """
         return self._counts.total() - len(self.kept)
 
+    def reservations(self, part: Part) -> list[str]:
+        """
+        Return what keeps *part* from being ``ok``, in the order in which it was found.
+        """
+        return [one.message for one in self.kept if one.part == part and one.weight != "note"]
+
     def verdict(self, *parts: Part) -> Verdict:
         """
         Return the gravest weight that was found in *parts*.

@@ -52,6 +52,12 @@ class WriterState(msgspec.Struct, frozen=True):
         secret: The key of that epoch.
 
         pending: Whether the last seal may not be in the log yet.
+
+        seq: The number of the last line that was in the log for sure; 0 for none.
+
+        head: Its hash.
+
+        ended: Whether its writer left no line behind that one.
     """
 
     path: str
@@ -59,6 +65,9 @@ class WriterState(msgspec.Struct, frozen=True):
     epoch: int
     secret: bytes
     pending: bool
+    seq: int
+    head: str
+    ended: bool
 
 
 def read_key(path: str | os.PathLike[str]) -> Key:
@@ -137,7 +146,16 @@ def read_state(path: str | os.PathLike[str]) -> WriterState:
         secret = bytes.fromhex(last.key)
     except ValueError as error:
         raise TrailError(f"{name} is no key file of a writer: {error}") from error
-    return WriterState(name, last.key_id, last.epoch, secret, last.pending is not None)
+    return WriterState(
+        path=name,
+        key_id=last.key_id,
+        epoch=last.epoch,
+        secret=secret,
+        pending=last.pending is not None,
+        seq=last.seq,
+        head=last.head,
+        ended=last.ended,
+    )
 
 
 def _content(name: str) -> bytes:

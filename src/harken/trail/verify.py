@@ -161,7 +161,8 @@ def verify(
 
         anchors: Heads of the log that were kept elsewhere.
 
-        states: How far writers have sealed the log, which shows that the last seals were cut off.
+        states: How far writers have sealed the log, and where they left it, which shows that the
+            end was cut off.
 
         chain_only: Whether only the chain decides. It shows accidents, and not who can write.
 
@@ -317,7 +318,7 @@ class _Verifier:
         finally:
             self._lines += number
         if not whole:
-            chain.end_of_file()
+            chain.end_of_file(path, number)
 
     def _is_plain(self, line: bytes, seq: int) -> bool:
         """
@@ -569,14 +570,24 @@ class _Verifier:
                 number,
                 f"nothing vouches for the lines from {first} to {chain.seq}",
             )
-        elif self._last_event > self._anchored and not self._seals.knows_the_end:
+        elif chain.seq < self._seals.known_seq:
             self._tail(
                 "end",
                 "incomplete",
                 file,
                 number,
-                f"whether the log went on after the line {chain.seq}, nothing here can tell: an "
-                "older copy looks the same; give the writer's key file, or an anchor of the end",
+                f"the log ends with the line {chain.seq}, and its writer's key file knows the line "
+                f"{self._seals.known_seq}: the end was cut off, or this is an older copy",
+            )
+        elif not at_work and not (self._anchored == self._place or self._seals.knows_the_end):
+            self._tail(
+                "end",
+                "incomplete",
+                file,
+                number,
+                f"whether the log ended with the line {chain.seq}, nothing here can tell: what was "
+                "there may have been cut off; the key file of the writer that ended there, or an "
+                "anchor of this line, would",
             )
 
     @property
@@ -599,7 +610,8 @@ class _Verifier:
         if not chain_only:
             self._writers.end(self._log.spills)
             closed = self._closed_at == self._place and self._closed_for == "shutdown"
-            self._seals.end(states, chain.file or self._log.path, chain.number, must=closed)
+            file = chain.file or self._log.path
+            self._seals.end(states, chain.seq, file, chain.number, must=closed)
             self._judge_anchors()
             self._judge_tail()
         asked: tuple[Part, ...] = ("chain",) if chain_only else PARTS
@@ -639,17 +651,19 @@ class _Verifier:
     def _messages(self) -> dict[Part, str]:
         chain, writers = self._chain, self._writers
         lines = f"{_count(self._lines, 'line')} in {_count(len(self._files), 'file')}"
-        missing = [
+        counted = [
             text
             for count, text in (
                 (writers.lost, f"{_count(writers.lost, 'record')} lost"),
                 (writers.spilled, f"{writers.spilled:,} beside the log"),
                 (writers.unsynced, f"{writers.unsynced:,} not confirmed by the disk"),
                 (chain.missing, f"{_count(chain.missing, 'line')} missing"),
-                (chain.recovered, f"repaired {_count(chain.recovered, 'time')}"),
             )
             if count
         ]
+        missing = counted or self._findings.reservations("completeness")[:1]
+        if chain.recovered:
+            missing.append(f"repaired {_count(chain.recovered, 'time')}")
         return {
             "chain": f"{lines}, head {chain.seq} {chain.head}",
             "seals": self._seals_message(),

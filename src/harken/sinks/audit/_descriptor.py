@@ -24,7 +24,7 @@ else:
 
 # Seconds between two looks at a lock that somebody else holds. Shorter ones let processes take
 # turns with every record, and whoever finds records of others at the end has to read them.
-_FIRST_PAUSE = 0.0005
+_FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.005
 
 
@@ -59,6 +59,19 @@ def let_go(fd: int) -> None:
         unlock(fd)
     with suppress(OSError):
         os.close(fd)
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """
+    Return which file *fd* is open on, as its device and inode; None when it is closed.
+
+    Code that closes descriptors which are not its own leaves their numbers to what is opened next.
+    """
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def write_all(fd: int, data: bytes) -> tuple[int, OSError | None]:

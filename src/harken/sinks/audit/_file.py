@@ -6,21 +6,20 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
-from importlib import metadata
 from uuid import UUID
 
-from harken import JSON, Event
+from harken import JSON, Event, __version__
 from harken.catalog import AuditCheckpoint, AuditOpened
 from harken.errors import AuditPathError
 from harken.record import (
     CHECKPOINT_EVERY,
+    GENESIS,
     SLACK_NS,
     VERSION,
     Draft,
@@ -36,16 +35,20 @@ from harken.sinks.audit._descriptor import (
     write_all,
 )
 from harken.sinks.audit._path import FILE_MODE, FLAGS, open_log, sync_folder
-from harken.sinks.audit._seal import Sealer
+from harken.sinks.audit._seal import PATIENCE, Sealer
 from harken.sinks.audit._siblings import archived_as, newest_sibling, segment_in
 from harken.sinks.audit._tail import (
     Tail,
+    end_of_line,
     fingerprint,
     first_line,
     format_of_end,
+    has_line,
     last_line,
+    line_before_first,
     read_tail,
 )
+from harken.sinks.audit._whereabouts import Whereabouts
 
 _UNKNOWN = -1
 
@@ -56,13 +59,16 @@ _ATTEMPTS = 10
 # Seconds after a rotation that failed in which none is tried.
 _ROTATION_PAUSE = 60.0
 
-# A file that was truncated can have grown to its old size again since our last record: in less
-# nanoseconds than these nobody manages that.
-_TRUSTED_NS = 50_000_000
+# A file that was truncated can have grown to its old size again since our last record, as when
+# another process begins with a line as long as ours was: hardly so in less nanoseconds than these.
+_TRUSTED_NS = 1_000_000
 
 # Nanoseconds after which a sealed log says that it is still there: an hour in which nothing was
 # written cannot be told from one that was cut out.
 _IDLE_NS = 60_000_000_000
+
+# Seconds that a checkpoint waits for the key once one has waited in vain.
+_HURRY = 0.02
 
 # What is published of a checkpoint.
 _TOLD = ("segment", "epoch", "count", "head", "mono_ns", "key_id", "mac", "signature")
@@ -77,6 +83,12 @@ class Writer:
     """
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """
+        Become one that has not written anything.
+        """
         self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.n = 0
 
@@ -118,7 +130,7 @@ class LogFile:
         report: Callable[[str], None],
     ) -> None:
         # Where the log ends, as far as we know: from the key's file, until we have seen it.
-        self.seq, self.head, self._may_be_more = sealer.known()
+        self.seq, self.head, self._may_be_more = 0, GENESIS, False
         self.written_bytes = 0
         self.reopened = 0
         self.recovered = 0
@@ -133,6 +145,7 @@ class LogFile:
         self._reason: str | None = reason
         self._max_bytes = max_bytes
         self._max_age = max_age
+        self._has_limits = max_bytes is not None or max_age is not None
         self._synced = synced
         self._clock = clock
         self._report = report
@@ -140,8 +153,7 @@ class LogFile:
         # One that is on its way to become ours, or no longer is: whatever interrupts that, it must
         # not keep its lock.
         self._homeless_fd = -1
-        self._inode = 0
-        self._device = 0
+        self._whereabouts = Whereabouts(path)
         # The size that the file had after our last look; and the largest that we saw it have.
         self._size = _UNKNOWN
         self._seen = 0
@@ -161,9 +173,24 @@ class LogFile:
         self._sealed_seq = 0
         self._record_seq = 0
         self._cannot_seal = False
+        # Whether the log ends with the last line of a writer.
+        self._is_left = False
+        # Whether what is to be written says that lines, and seals with them, are gone.
+        self._tells_of_loss = False
+        # The last line that the log was said to have had, and has no more; and the numbers of those
+        # that were said to be lost since the last seal of ours.
+        self._lost_head = ""
+        self._lost_lines = range(0)
         self._all_or_none = False
         # Control records that must precede the next record; kept until they are written.
         self._notes: dict[str, Draft] = {}
+        self._has_asked_the_key = False
+        # Whether another file was put in place of ours while we were about to begin a new one.
+        self._is_displaced = False
+        self._patience = 0.0
+        # The last line that the key knows of by us, and that is in the file as far as we know.
+        self._sealed_line = (0, GENESIS)
+        self._ask_the_key()
 
     def append(
         self,
@@ -185,22 +212,32 @@ class LogFile:
             How many are in the file, which are the first ones; and what stopped the others. Of
             those, nothing is left in the file.
         """
+        if sealed:
+            self._whereabouts.distrust()
         try:
             if self._fd < 0:
                 self._adopt(*self._open_locked(patience))
             else:
-                lock(self._fd, patience)
+                try:
+                    lock(self._fd, patience)
+                except OSError:
+                    self._size = _UNKNOWN
+                    if self._whereabouts.holds():
+                        raise
             self._settle(patience)
             before = self.seq
-            if sealed and self._is_unsealed:
+            if sealed:
                 self._explain()
-                self._seal_if_possible()
+                if self._is_unsealed:
+                    self._seal_if_possible()
             self._all_or_none = whole
             result = self._write(drafts)
-            if before // CHECKPOINT_EVERY != self.seq // CHECKPOINT_EVERY:
+            if sealed:
+                # Nothing of this writer follows what may be its last line.
+                if result[1] is None:
+                    self._leave()
+            elif before // CHECKPOINT_EVERY != self.seq // CHECKPOINT_EVERY:
                 self._seal_if_possible()
-            if sealed and result[1] is None:
-                self._leave()
             return result
         except OSError as error:
             self._size = _UNKNOWN
@@ -220,6 +257,7 @@ class LogFile:
             return
         try:
             lock(self._fd, patience)
+            self._whereabouts.distrust()
             self._settle(patience)
             self._explain()
             idle_ns = abs(self._clock() - self._latest_ns)
@@ -244,11 +282,21 @@ class LogFile:
             resource=f"audit_log:{os.path.basename(self._path)}",
         )
 
+    def announce(self, reason: str) -> None:
+        """
+        Record before anything else that a writer begins here, and why.
+        """
+        self._reason = reason
+        self._size = _UNKNOWN
+
     def duplicate(self) -> int | None:
         """
         Return a descriptor for whoever syncs the file; None when it was let go of, and synced.
         """
-        return None if self._fd < 0 else os.dup(self._fd)
+        if self._fd < 0:
+            return None
+        self._check_held()
+        return os.dup(self._fd)
 
     def distrust(self, error: OSError) -> None:
         """
@@ -257,32 +305,41 @@ class LogFile:
         The system takes it for written from now on: no later sync can vouch for it.
         """
         self.unsynced_seq, self.unsynced_error = self.seq, error
-        if self._fd >= 0:
-            fd = self._fd
-            self._forget()
+        fd = self._forget()
+        if fd >= 0:
             let_go(fd)
 
     def close(self) -> None:
         """
         Let the file go; the next record opens it again.
         """
-        if self._fd >= 0:
-            fd = self._fd
-            self._forget()
+        fd = self._forget()
+        if fd >= 0:
             self._retire(fd)
 
     def abandon(self) -> None:
         """
         Close what a forked child inherited. Letting the lock go would free the parent's.
         """
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._forget()
+        self._sealer.abandon()
+        fd = self._forget()
+        if fd >= 0:
+            os.close(fd)
 
-    def _forget(self) -> None:
+    def _forget(self) -> int:
+        """
+        Give the descriptor up, and return it; -1 when there is none that is ours to close.
+        """
+        fd = self._fd if self._whereabouts.holds() else -1
         self._fd = -1
+        self._whereabouts.end()
         self._size = _UNKNOWN
         self._seen = 0
+        return fd
+
+    def _check_held(self) -> None:
+        if not self._whereabouts.holds():
+            raise OSError(errno.EBADF, "somebody else has closed the file")
 
     def _unlock(self) -> None:
         if self._homeless_fd >= 0:
@@ -294,9 +351,9 @@ class LogFile:
             unlock(self._fd)
         except OSError:
             # A lock that is not let go of would stop everybody; closing the file lets it go.
-            fd = self._fd
-            self._forget()
-            let_go(fd)
+            fd = self._forget()
+            if fd >= 0:
+                let_go(fd)
 
     def _drop(self, fd: int) -> None:
         # Forgotten first: a number that is closed may be somebody else's the next moment.
@@ -326,8 +383,7 @@ class LogFile:
     def _adopt(self, fd: int, found: os.stat_result) -> None:
         # Must not fail: the descriptor holds the lock, and has no other owner.
         self._fd, self._homeless_fd = fd, -1
-        self._inode = found.st_ino
-        self._device = found.st_dev
+        self._whereabouts.begin(fd, found)
         self._size = _UNKNOWN
         self._seen = 0
         self._began_ns = None
@@ -346,23 +402,27 @@ class LogFile:
         """
         With the lock held: make sure that the file at the path is ours and ends as we know it.
         """
-        try:
-            found = os.lstat(self._path)
-        except (FileNotFoundError, NotADirectoryError):
-            self._follow(patience)
-            return
-        if found.st_ino != self._inode or found.st_dev != self._device:
-            self._follow(patience)
-            return
-        if found.st_size != self._size or not self._trusted():
-            self._look(found.st_size)
+        self._patience = patience
+        for _ in range(_ATTEMPTS):
+            self._is_displaced = False
+            self._look_around(patience)
+            if not self._is_displaced:
+                return
+        raise OSError(errno.EAGAIN, "the file is moved away again and again")
 
-    def _trusted(self) -> bool:
-        now = time.monotonic_ns()
-        before, self._looked_ns = self._looked_ns, now
-        if now - before < _TRUSTED_NS and not self._shared:
-            return True
-        seal = f',"hash":"{self.head}"}}\n'.encode()
+    def _look_around(self, patience: float) -> None:
+        now_ns = time.monotonic_ns()
+        before_ns, self._looked_ns = self._looked_ns, now_ns
+        size = self._whereabouts.size(self._size, now_ns)
+        if size is None:
+            self._follow(patience)
+        elif size != self._size or (
+            (self._shared or now_ns - before_ns >= _TRUSTED_NS) and not self._ends_as_known()
+        ):
+            self._look(size)
+
+    def _ends_as_known(self) -> bool:
+        seal = end_of_line(self.head)
         return os.pread(self._fd, len(seal), max(0, self._size - len(seal))) == seal
 
     def _follow(self, patience: float) -> None:
@@ -370,12 +430,22 @@ class LogFile:
         Go on in the file that is at the path now; what was written goes on from the one before.
         """
         old = self._fd
+        if not self._whereabouts.holds():
+            # The lock that we have taken is that of somebody else's file.
+            with suppress(OSError):
+                unlock(old)
+            self._forget()
+            fd, found = self._open_locked(patience)
+            self._adopt(fd, found)
+            self._look(found.st_size)
+            return
         reason = "renamed" if os.fstat(old).st_nlink else "deleted"
         # Two that hold one file each and want the other's would wait for one another.
         unlock(old)
         fd, found = self._open_locked(patience)
+        held = self._whereabouts.holds()
         try:
-            if not found.st_size:
+            if held and not found.st_size:
                 # Once its lock was ours, nobody appends to the old file any more: whoever gets
                 # the lock after us finds that the path has moved.
                 lock(old, patience)
@@ -387,8 +457,9 @@ class LogFile:
             self._drop(fd)
             raise
         self._adopt(fd, found)
-        self._homeless_fd = old
-        self._retire(old)
+        if held:
+            self._homeless_fd = old
+            self._retire(old)
         self._moved = reason
         self.reopened += 1
         self._look(found.st_size)
@@ -398,8 +469,11 @@ class LogFile:
         Learn what the file ends with, and repair that.
         """
         fd = self._fd
+        if not self._has_asked_the_key:
+            self._ask_the_key()
         for name in ("open", "foreign"):
             self._notes.pop(name, None)
+        self._sealed_line = (0, GENESIS)
         tail = read_tail(fd, size)
         link = tail.link
         if tail.sealed < tail.whole:
@@ -407,15 +481,18 @@ class LogFile:
         end = self._cut_torn(tail, size)
         if tail.sealed < tail.whole:
             self._recover("foreign", "foreign_line", **fingerprint(fd, tail.sealed, tail.whole))
-        if self.seq and (self._seen > 0 if link is None else link.seq < self.seq):
-            had = {"had": self._seen} if self._seen else {}
-            self._recover("shrunk", "shrunk", **had, has=size, seq=self.seq, head=self.head)
-            self._began_ns = None
+        is_cut = self.seq > 0 and (self._seen > 0 if link is None else link.seq < self.seq)
+        if link is None:
+            self._continue_another(is_emptied=is_cut)
+        if is_cut:
+            self._lose(size, self.seq, self.head, kept=0 if link is None else link.seq)
+        elif size < self._seen and (before := line_before_first(fd)) is not None:
+            # It was emptied just before the last record was written.
+            self._lose(size, *before, kept=0)
         self._size = self._seen = end
         self._latest_ns = 0
-        if link is None:
-            self._continue_another()
-        else:
+        self._is_left = link is None or link.event_type == "audit.close"
+        if link is not None:
             self.seq, self.head, self._may_be_more = link.seq, link.hash, False
             self._latest_ns = link.time_ns
             self._shared = self._shared or link.writer != self._writer.id
@@ -439,6 +516,7 @@ class LogFile:
         if tail.whole == size:
             return size
         end = tail.whole
+        self._check_held()
         torn = fingerprint(self._fd, end, size)
         try:
             os.ftruncate(self._fd, end)
@@ -449,14 +527,29 @@ class LogFile:
         self._recover(f"torn {tail.whole}", "torn_tail", **torn)
         return end
 
+    def _lose(self, size: int, seq: int, head: str, *, kept: int) -> None:
+        """
+        Note that what the file had behind the line *kept*, up to the line *seq*, is gone.
+        """
+        had = {"had": self._seen} if self._seen else {}
+        self._lost_lines = range(kept + 1, seq + 1)
+        self._shrunk(size, seq, head, **had)
+        self._began_ns = None
+        self._tells_of_loss = True
+
+    def _shrunk(self, size: int, seq: int, head: str, **had: int) -> None:
+        self._recover("shrunk", "shrunk", **had, has=size, seq=seq, head=head)
+        self._lost_head = head
+
     def _recover(self, name: str, reason: str, **details: object) -> None:
         self._notes[name] = self.note("audit.recover", reason=reason, **details)
         self.recovered += 1
 
-    def _continue_another(self) -> None:
+    def _continue_another(self, *, is_emptied: bool) -> None:
         """
-        The file has no line yet: find the one that it continues.
+        The file has no line yet, or none any more: find the one that it continues.
         """
+        self._ask_the_key()
         sibling = newest_sibling(self._path)
         previous: dict[str, str] = {}
         reason = self._moved
@@ -467,17 +560,29 @@ class LogFile:
             previous = {"prev_file": sibling.name}
             # An archive that we made ourselves was continued by a file that is gone now.
             reason = reason or ("deleted" if sibling.archived else "renamed")
-        elif self.seq and reason is None:
-            # It was moved out of sight while nobody had it open.
+        elif self.seq and (reason is None or self._may_be_more):
+            # It was moved out of sight while nobody had it open, or none that still writes.
             reason = "deleted"
             if self._may_be_more:
                 # Not to use a number twice: so many lines may stand behind the last seal.
                 self.seq += CHECKPOINT_EVERY
         self._may_be_more = False
+        self._tells_of_loss = self._tells_of_loss or reason is not None
         self._segment = before + 1
-        if "shrunk" not in self._notes:
+        if not is_emptied and "shrunk" not in self._notes:
             # A writer that had let go of the file, and finds none, was there before.
             self._notes["open"] = self._opening(reason or self._reason or "start", **previous)
+
+    def _ask_the_key(self) -> None:
+        """
+        Learn from the key's file of what was sealed in a file that we have never seen.
+        """
+        # Whoever cannot read it now, as a forked child that is out of descriptors, asks again.
+        with suppress(OSError):
+            seq, head, may_be_more = self._sealer.known()
+            self._has_asked_the_key = True
+            if seq > self.seq:
+                self.seq, self.head, self._may_be_more = seq, head, may_be_more
 
     def _opening(self, reason: str, **previous: str) -> Draft:
         return self.note(
@@ -514,12 +619,18 @@ class LogFile:
         if self._unsynced_name:
             sync_folder(self._path)
             self._unsynced_name = False
+        if self._is_left:
+            self._return()
         now = self._clock()
         if self._notes:
             return self._write_with_notes(drafts, now)
-        trigger = self._rotation_trigger(now)
-        if trigger is not None:
-            self._try(lambda: self._rotate(trigger, now))
+        if self._has_limits or now < self._latest_ns - SLACK_NS:
+            self._rotate_if_due(now)
+            if self._is_displaced:
+                self._settle(self._patience)
+                now = self._clock()
+                if self._notes:
+                    return self._write_with_notes(drafts, now)
         written, error = self._put(drafts, now)
         if written:
             self._record_seq = self.seq
@@ -538,6 +649,11 @@ class LogFile:
             self._moved = self._reason = None
         if written > len(notes):
             self._record_seq = self.seq
+        if self._tells_of_loss and not self._notes:
+            self._tells_of_loss = False
+            if self._sealer.has_key:
+                # Until something vouches for it, a loss looks like a manipulation.
+                self._seal_if_possible()
         return max(0, written - len(notes)), error
 
     def _put(self, drafts: Sequence[Draft], now_ns: int) -> tuple[int, OSError | None]:
@@ -626,18 +742,72 @@ class LogFile:
         else:
             self._cannot_seal = False
 
+    def _return(self) -> None:
+        """
+        Let the key's file know that the log goes on behind what was its end, so that what follows
+        is missed when it is gone, too.
+        """
+        # Where that fails, the next seal says so.
+        with suppress(OSError), self._sealer.locked(_HURRY):
+            if self._whereabouts.is_at_path():
+                self._sealer.returned()
+        self._is_left = False
+
     def _leave(self) -> None:
         """
-        Let the key's file know where we leave the log, so that it is missed when it is gone.
+        Let others know where we leave the log, so that its end is missed when it is gone: those
+        who keep its heads elsewhere, and the key's file.
         """
+        self.news.append(
+            AuditCheckpoint(
+                path_digest=self._path_digest,
+                segment=self._number(),
+                seq=self.seq,
+                count=self.seq,
+                head=self.head,
+                mono_ns=time.monotonic_ns(),
+            )
+        )
         try:
-            self._sealer.ended(self.seq, self.head)
+            with self._sealer.locked():
+                if self._whereabouts.is_at_path():
+                    self._sealer.ended(self.seq, self.head)
+                    self._is_left = True
         except OSError as error:
             self._report(f"the end of {self._path!r} is not noted beside its key: {error}")
 
     def _seal(self) -> None:
+        with self._sealer.locked(_HURRY if self._cannot_seal else PATIENCE):
+            # A file that is no longer at the path is not sealed: others may have begun a new one,
+            # and each epoch has one checkpoint. The next record follows them.
+            if self._whereabouts.is_at_path():
+                self._own_up()
+                self._seal_here()
+
+    def _own_up(self) -> None:
+        """
+        Say that the log had lines which were sealed in a file that is not at the path any more:
+        before this one was begun, or while somebody put a copy in its place.
+        """
+        seq, head, _ = self._sealer.known()
+        if head == self._lost_head or seq in self._lost_lines:
+            return
+        if seq > self.seq or not self._may_have(seq, head):
+            self._shrunk(self._size, seq, head)
+            self._explain()
+
+    def _may_have(self, seq: int, head: str) -> bool:
+        """
+        Return whether the line *seq* with the hash *head* is in this file, or in an older one.
+        """
+        if (seq, head) == self._sealed_line:
+            return True
+        start = start_of(os.pread(self._fd, 512, 0))
+        return start is None or seq < start.seq or has_line(self._fd, head)
+
+    def _seal_here(self) -> None:
         pending = self._sealer.pending()
-        if pending is not None:
+        if pending is not None and self._has(pending):
             self._put_checkpoint(pending)
         checkpoint = self._sealer.seal(
             count=self.seq, head=self.head, segment=self._number(), mono_ns=time.monotonic_ns()
@@ -647,6 +817,14 @@ class LogFile:
             # The key must not know of a checkpoint that a loss of power takes away.
             sync_data(self._fd)
         self._sealer.written(self.seq, self.head)
+        self._sealed_line = self.seq, self.head
+        self._lost_lines = range(0)
+
+    def _has(self, checkpoint: Mapping[str, JSON]) -> bool:
+        """
+        Return whether the line that *checkpoint* speaks of can be in the log; it may be lost.
+        """
+        return bool(checkpoint["count"] <= self.seq and checkpoint["head"] != self._lost_head)
 
     def _put_checkpoint(self, checkpoint: Mapping[str, JSON]) -> None:
         draft = self.note("audit.checkpoint", **checkpoint)
@@ -659,16 +837,19 @@ class LogFile:
 
     # Beginning a new file.
 
+    def _rotate_if_due(self, now_ns: int) -> None:
+        trigger = self._rotation_trigger(now_ns)
+        if trigger is not None and time.monotonic() >= self._rotation_after:
+            self._try(lambda: self._rotate(trigger, now_ns))
+
     def _rotation_trigger(self, now_ns: int) -> str | None:
         if now_ns < self._latest_ns - SLACK_NS:
-            trigger = "clock"
-        elif self._max_bytes is not None and self._size >= self._max_bytes:
-            trigger = "size"
-        elif self._max_age is not None and now_ns - self._begin_ns() >= self._max_age * 1e9:
-            trigger = "age"
-        else:
-            return None
-        return trigger if time.monotonic() >= self._rotation_after else None
+            return "clock"
+        if self._max_bytes is not None and self._size >= self._max_bytes:
+            return "size"
+        if self._max_age is not None and now_ns - self._begin_ns() >= self._max_age * 1e9:
+            return "age"
+        return None
 
     def _begin_ns(self) -> int:
         if self._began_ns is None:
@@ -677,10 +858,13 @@ class LogFile:
         return self._began_ns
 
     def _try(self, rotate: Callable[[], None]) -> None:
-        # A log that cannot begin a new file goes on in the old one.
+        # A log that cannot begin a new file goes on in the old one, if that is still at the path.
         try:
             rotate()
         except OSError as error:
+            self._is_displaced = not self._whereabouts.is_at_path()
+            if self._is_displaced:
+                self._whereabouts.distrust()
             self._rotation_after = time.monotonic() + _ROTATION_PAUSE
             self._report(f"audit log {self._path!r} could not begin a new file: {error}")
 
@@ -740,6 +924,9 @@ class LogFile:
                 sync_data(self._fd)
                 sync_data(fd)
             found = os.fstat(fd)
+            # Whatever another has put there, with whose records in it, is not ours to replace.
+            if not os.path.samestat(os.lstat(self._path), os.fstat(self._fd)):
+                raise self._displaced()
             # Counted before it is there: what interrupts this may not let us know.
             self._writer.n += 1
             os.rename(new, self._path)
@@ -766,25 +953,32 @@ class LogFile:
         self._drop(old)
 
     def _link(self, archive: str) -> str:
-        # link() never replaces a file, as rename() does.
+        """
+        Give our file the name *archive*, or one like it, and return that.
+        """
+        ours = os.fstat(self._fd)
         for i in range(1, _ATTEMPTS):
             name = archive if i == 1 else f"{archive}.{i}"
-            try:
+            # link() never replaces a file, as rename() does.
+            with suppress(FileExistsError):
                 os.link(self._path, name, follow_symlinks=False)
-            except FileExistsError:
-                if not os.path.samestat(os.lstat(name), os.fstat(self._fd)):
-                    continue
-            return name
+                if not os.path.samestat(os.lstat(name), ours):
+                    os.unlink(name)
+                    raise self._displaced()
+            if os.path.samestat(os.lstat(name), ours):
+                return name
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), archive)
+
+    def _displaced(self) -> OSError:
+        return OSError(errno.EAGAIN, "another file was put in its place meanwhile")
 
 
 @cache
 def _host() -> dict[str, str]:
-    host = {"host": socket.gethostname()}
+    host = {"host": os.uname().nodename}
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         host["boot_id"] = file.read().strip()
-    with suppress(metadata.PackageNotFoundError):
-        host["version"] = metadata.version("harken")
+    host["version"] = __version__
     return host
 
 

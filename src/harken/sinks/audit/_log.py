@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context
 from functools import cache
 from typing import Literal
@@ -115,7 +115,8 @@ class AuditLog:
         checkpoint_seconds:
             How long a record may stand behind the last checkpoint. One also comes after every
             `harken.record.CHECKPOINT_EVERY` lines and before every close; and, with a key, every
-            60 seconds when nothing happens. Each is also published as `AuditCheckpoint`.
+            60 seconds when nothing happens. Each is also published as `AuditCheckpoint`, and one
+            more, without a seal, tells where this writer left the log.
 
         lock_wait:
             How long a record may wait for other processes, in seconds. One that was stopped while
@@ -200,8 +201,8 @@ class AuditLog:
         self._lock = threading.RLock()
         self._busy = False
         self._interrupting: list[Draft] = []
-        # How many records each time were dropped before they came here; see `dropped()`.
-        self._dropped: deque[int] = deque()
+        # Why records did not come so far that they could be written, and how many each time.
+        self._dropped: deque[tuple[str, int]] = deque()
         self._messages: list[str] = []
         self._missing: _Missing | None = None
         self._outage = False
@@ -212,6 +213,8 @@ class AuditLog:
         self._spilled = 0
         self._unsynced = 0
         self._writer = Writer()
+        # Whether it was recorded that this writer ends.
+        self._has_left = False
         self._file = LogFile(
             self.path,
             self._writer,
@@ -250,7 +253,7 @@ class AuditLog:
         """
         Events of this process whose record is nowhere.
         """
-        return self._lost + sum(tuple(self._dropped))
+        return self._lost + sum(count for _, count in tuple(self._dropped))
 
     @property
     def spilled(self) -> int:
@@ -305,10 +308,18 @@ class AuditLog:
         Append a record for each audited event of *batch*; safe from any thread.
 
         Raises:
-            AuditWriteError: The log is closed; or ``on_failure`` is ``raise`` and a record was not
-                written, or not confirmed by the disk.
+            AuditWriteError: The log is closed; there is no record of an event, which was counted
+                as lost; or ``on_failure`` is ``raise`` and a record was not written, or not
+                confirmed by the disk.
         """
-        drafts = [from_envelope(envelope) for envelope in batch if envelope.audit]
+        try:
+            drafts = [from_envelope(envelope) for envelope in batch if envelope.audit]
+        except Exception as failure:
+            self._write_apart(batch, failure)
+            raise AuditWriteError(
+                f"audit log {self.path!r} has no record of an event: {type(failure).__name__}",
+                (failure,),
+            ) from failure
         if not drafts:
             return
         if os.getpid() != self._pid:
@@ -338,6 +349,19 @@ class AuditLog:
                 f"audit log {self.path!r} could not be written: {error.strerror or error}", (error,)
             ) from error
 
+    def _write_apart(self, batch: Sequence[Envelope[Event]], failure: Exception) -> None:
+        """
+        Write what can be written of *batch*, of which an event has no record because of *failure*.
+        """
+        if len(batch) == 1:
+            # It has its number all the same, and the log says that it is missing.
+            self._dropped.append((type(failure).__name__, 1))
+            self.flush(self._lock_wait)
+            return
+        with ExitStack() as others:
+            for envelope in reversed(batch):
+                others.callback(self.write, (envelope,))
+
     def dropped(self, batch: Sequence[Envelope[Event]], /) -> None:
         """
         Count the records that the queue before an ``async`` log had no room for.
@@ -347,7 +371,7 @@ class AuditLog:
         count = sum(envelope.audit for envelope in batch)
         if count:
             # This may be a publisher's thread, and must not wait for a write.
-            self._dropped.append(count)
+            self._dropped.append(("queue_full", count))
 
     def flush(self, timeout: float = 5.0) -> bool:
         """
@@ -363,8 +387,12 @@ class AuditLog:
                 self._retry_after = 0.0
                 self._append_all(())
             if bus is not None and bus.is_closing and not self._closed and not self._busy:
-                # The last moment at which the others can still hear of it.
-                self._file.append((), self._lock_wait, sealed=True)
+                # The last moment at which the others can still hear where the log ends. A worker
+                # is not heard any more, and has more to write.
+                if self.delivery == "inline":
+                    self._leave(self._lock_wait)
+                else:
+                    self._file.append((), self._lock_wait, sealed=True)
             told = self._missing is None
             if told and self._outage:
                 self._end_outage()
@@ -380,7 +408,7 @@ class AuditLog:
         archives where that was asked for. Called every now and then by a thread of the log's own.
         """
         with self._lock:
-            if self._closed or self._busy:
+            if self._closed or self._busy or self._has_left:
                 return
             if self._is_owing:
                 self._append_all(())
@@ -462,16 +490,15 @@ class AuditLog:
         return error
 
     def _append(self, drafts: Sequence[Draft]) -> OSError | None:
-        self._count_dropped()
+        if self._has_left:
+            self._return()
+        if self._dropped:
+            self._count_dropped()
         missing = self._missing
-        error = None
-        if missing is not None:
-            error = self._try_to_make_good(missing)
+        error = None if missing is None else self._try_to_make_good(missing)
         written = 0
-        if error is None and drafts:
+        if error is None and (drafts or missing is None):
             written, error = self._file.append(drafts, self._lock_wait)
-        elif missing is None:
-            _, error = self._file.append((), self._lock_wait)
         self._records += written
         if error is not None and len(drafts) > written:
             self._miss(drafts[written:], error)
@@ -485,13 +512,11 @@ class AuditLog:
         return self._missing is not None or bool(self._dropped)
 
     def _count_dropped(self) -> None:
-        count = 0
         with suppress(IndexError):
             while True:
-                count += self._dropped.popleft()
-        if count:
-            self._lost += count
-            self._note_missing("queue_full", count).count += count
+                reason, count = self._dropped.popleft()
+                self._lost += count
+                self._note_missing(reason, count).count += count
 
     def _note_missing(self, reason: str, count: int) -> _Missing:
         """
@@ -576,21 +601,41 @@ class AuditLog:
             report["spill_head"] = self._spill.head
         return report
 
+    def _leave(self, patience: float) -> OSError | None:
+        """
+        Record that this writer ends, unless that was done.
+        """
+        if self._has_left:
+            return None
+        self._count_dropped()
+        if self._missing is not None:
+            error = self._make_good(self._missing, patience)
+            if error is not None:
+                return error
+        closing = self._file.note(
+            "audit.close",
+            reason="shutdown",
+            records=self._records,
+            lost=self._lost,
+            spilled=self._spilled,
+        )
+        _, error = self._file.append((closing,), patience, sealed=True)
+        self._has_left = error is None
+        return error
+
+    def _return(self) -> None:
+        """
+        Go on, as another writer, after all: nothing follows the record that one has ended.
+        """
+        self._has_left = False
+        self._writer.begin()
+        self._spill = Spill(self.path, self._writer)
+        self._file.announce("start")
+
     def _finish(self, patience: float) -> None:
         self._count_dropped()
         if self._writer.n:
-            missing, error = self._missing, None
-            if missing is not None:
-                error = self._make_good(missing, patience)
-            if error is None:
-                closing = self._file.note(
-                    "audit.close",
-                    reason="shutdown",
-                    records=self._records,
-                    lost=self._lost,
-                    spilled=self._spilled,
-                )
-                _, error = self._file.append((closing,), patience, sealed=True)
+            error = self._leave(patience)
             if error is not None:
                 self._messages.append(
                     f"audit log {self.path!r} was left without a last record "

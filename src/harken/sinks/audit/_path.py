@@ -25,10 +25,10 @@ _NETWORK = re.compile(
     r"|fuse\.(?!fuse-overlayfs)\S+"
 )
 
-# What a log begins with, and what follows its first timestamp; other JSON logs have the one.
-_FIRST_BYTES = b'{"timestamp":"'
-_SECOND_AT = len('{"timestamp":"2026-11-21T01:44:00.123456Z')
-_SECOND_BYTES = b'","seq":'
+# What a log begins with, any digit being 0. A crash may have left a part of it; other JSON logs
+# have a time in another form, or something else behind it.
+_BEGINNING = b'{"timestamp":"0000-00-00T00:00:00.000000Z","seq":'
+_ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
 
 
 def open_log(path: str) -> int:
@@ -43,6 +43,8 @@ def open_log(path: str) -> int:
 
         OSError: The system refused; see `explained()`.
     """
+    if "\0" in path:
+        raise AuditPathError(_refusal(path, "it has a null byte in it; choose another path"), path)
     try:
         fd = os.open(path, FLAGS | os.O_CREAT, FILE_MODE)
     except FileNotFoundError:
@@ -53,13 +55,8 @@ def open_log(path: str) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise AuditPathError(_refusal(path, _NOT_REGULAR), path)
         # What a crashed machine left may begin with zeros; that is recorded, not refused.
-        begin = os.pread(fd, _SECOND_AT + len(_SECOND_BYTES), 0)
-        if begin.startswith(b"\0"):
-            begin = begin.lstrip(b"\0")[: len(_FIRST_BYTES)]
-        if not (
-            _FIRST_BYTES.startswith(begin[: len(_FIRST_BYTES)])
-            and _SECOND_BYTES.startswith(begin[_SECOND_AT:])
-        ):
+        begin = os.pread(fd, len(_BEGINNING), 0).lstrip(b"\0")
+        if not _BEGINNING.startswith(begin.translate(_ANY_DIGIT)):
             raise AuditPathError(
                 _refusal(path, "it holds something else than an audit log; choose another path"),
                 path,

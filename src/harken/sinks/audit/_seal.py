@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +26,7 @@ from harken.record import (
     seal_of,
     to_key_slot,
 )
+from harken.sinks.audit._descriptor import let_go, lock
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,6 +36,10 @@ _MODE = 0o600
 
 # Between two looks at the two places, somebody may have gone from one to the other.
 _LOOKS = 5
+# Seconds that a change of the key waits for another. That is rare: whoever changes it holds the
+# lock of the log, and only while the log is being moved there are two files of it.
+PATIENCE = 0.5
+
 _BLANK = b" " * (KEY_SLOT - 1) + b"\n"
 
 
@@ -55,9 +60,10 @@ class Ratchet:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
+        # The descriptor that holds the lock; -1 when none does.
+        self._fd = -1
         try:
-            with self._opened() as fd:
-                _read(fd, self.path)
+            self.state()
         except AuditKeyError:
             raise
         except OSError as error:
@@ -71,8 +77,41 @@ class Ratchet:
         """
         Return what the file holds.
         """
-        with self._opened() as fd:
+        fd = os.open(self.path, _FLAGS)
+        try:
             return _read(fd, self.path)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def locked(self, patience: float = PATIENCE) -> Generator[int]:
+        """
+        Keep others from changing the file, after waiting for them for at most *patience* seconds.
+
+        May be entered again from within. Whoever needs the lock of the log, too, takes that first.
+
+        Raises:
+            TimeoutError: Somebody else held the file all the time.
+        """
+        if self._fd >= 0:
+            yield self._fd
+            return
+        fd = os.open(self.path, _FLAGS)
+        try:
+            lock(fd, patience)
+            self._fd = fd
+            yield fd
+        finally:
+            self._fd = -1
+            let_go(fd)
+
+    def abandon(self) -> None:
+        """
+        Close what a forked child inherited. Letting the lock go would free the parent's.
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def seal(self, checkpoint: dict[str, JSON], signer: Signer | None = None) -> dict[str, JSON]:
         """
@@ -80,7 +119,7 @@ class Ratchet:
 
         The new key is on the disk, and the old one is not, when this returns.
         """
-        with self._opened() as fd:
+        with self.locked() as fd:
             state = _read(fd, self.path)
             key = bytes.fromhex(state.key)
             message = seal_message(epoch=state.epoch, **checkpoint)
@@ -120,19 +159,17 @@ class Ratchet:
         """
         self._change(seq=seq, head=head, ended=True)
 
+    def returned(self) -> None:
+        """
+        Note that the log goes on behind the line with which a writer had left it.
+        """
+        if self.state().ended:
+            self._change(ended=False)
+
     def _change(self, **changes: Any) -> None:
-        with self._opened() as fd:
+        with self.locked() as fd:
             state = _read(fd, self.path)
             _replace(fd, msgspec.structs.replace(state, generation=state.generation + 1, **changes))
-
-    @contextmanager
-    def _opened(self) -> Generator[int]:
-        # Not locked: whoever changes it holds the lock of the log.
-        fd = os.open(self.path, _FLAGS)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
 
 class Signer:
@@ -167,6 +204,19 @@ class Sealer:
         self.has_key = ratchet is not None or signer is not None
         self._ratchet = ratchet
         self._signer = signer
+
+    def locked(self, patience: float = PATIENCE) -> AbstractContextManager[int | None]:
+        """
+        Keep others from changing the key; see `Ratchet.locked()`.
+        """
+        return nullcontext() if self._ratchet is None else self._ratchet.locked(patience)
+
+    def abandon(self) -> None:
+        """
+        Let go of what a forked child inherited.
+        """
+        if self._ratchet is not None:
+            self._ratchet.abandon()
 
     def pending(self) -> dict[str, JSON] | None:
         """
@@ -216,6 +266,13 @@ class Sealer:
         """
         if self._ratchet is not None:
             self._ratchet.ended(seq, head)
+
+    def returned(self) -> None:
+        """
+        Note that the log goes on.
+        """
+        if self._ratchet is not None:
+            self._ratchet.returned()
 
 
 def create_key(path: str | os.PathLike[str]) -> str:

@@ -71,11 +71,47 @@ def first_line(fd: int) -> bytes:
     return line + end
 
 
+def line_before_first(fd: int) -> tuple[int, str] | None:
+    """
+    Return the number and the hash of the line before the first one of a file that was emptied
+    while that was written; None when the first one says itself how the file began.
+    """
+    line, end, _ = os.pread(fd, MAX_LINE, 0).partition(b"\n")
+    link = _link(line + end)
+    if link is None or link.event_type in {"audit.open", "audit.recover"}:
+        return None
+    return link.seq - 1, link.prev
+
+
 def last_line(fd: int, tail: Tail) -> bytes:
     """
     Return the last sealed line of a file; nothing when there is none.
     """
     return os.pread(fd, tail.sealed - tail.begin, tail.begin)
+
+
+def has_line(fd: int, digest: str) -> bool:
+    """
+    Return whether a file has the line with the hash *digest*. Searched from the end.
+    """
+    wanted = end_of_line(digest)
+    end = os.fstat(fd).st_size
+    size = _BLOCK
+    while end:
+        start = max(0, end - size)
+        # One that lies across the border is found with what stands behind that.
+        if wanted in os.pread(fd, end - start + len(wanted), start):
+            return True
+        end = start
+        size = min(2 * size, _LARGEST_BLOCK)
+    return False
+
+
+def end_of_line(digest: str) -> bytes:
+    """
+    Return what the line with the hash *digest* ends with.
+    """
+    return f',"hash":"{digest}"}}\n'.encode()
 
 
 def fingerprint(fd: int, start: int, end: int) -> dict[str, str | int]:
