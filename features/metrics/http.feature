@@ -35,3 +35,22 @@ Feature: Metrics over HTTP
       Given a port that another program serves
       When an agent with metrics over HTTP on that port is configured
       Then that is refused with "choose another port, or 0 for any that is free"
+
+  Rule: Metrics that leave the machine can be kept from others
+
+    Scenario: A scraper with a certificate sees the numbers over HTTPS
+      Given an agent with metrics over HTTPS for clients with a certificate
+      And the agent has called the tool "search" 3 times
+      When Prometheus scrapes over HTTPS with its certificate
+      Then the metrics say
+        | infra_agent_tool_calls_total{tool="search",status="success"} | 3 |
+
+    Scenario Outline: Whoever comes <how> sees nothing
+      Given an agent with metrics over HTTPS for clients with a certificate
+      When Prometheus scrapes <how>
+      Then the scrape is refused
+
+      Examples:
+        | how                              |
+        | over HTTPS without a certificate |
+        | without HTTPS                    |

@@ -7,10 +7,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+from typing import Literal
 
 import structlog
 from behave import given, then, when
-from outputs import LOG, Line, flush, log_line, log_lines
+from outputs import LOG, Line, audit_path, flush, log_line, log_lines, records
 from scene import Scene, compare, member
 
 import harken
@@ -62,6 +63,23 @@ def log_mentions(context: Scene, text: str) -> None:
     assert text in text_of(context), text_of(context)
 
 
+@then('the log mentions "{text}" {count:d} times')
+def log_mentions_times(context: Scene, text: str, count: int) -> None:
+    assert count == text_of(context).count(text), text_of(context)
+
+
+@then('the audit log has {count:d} records of "{name}", said or not')
+def audit_log_has(context: Scene, count: int, name: str) -> None:
+    found = [record["event_type"] for record in records(audit_path(context))]
+    assert count == found.count(name), found
+
+
+@then('the document of "{name}" says')
+def document_says(context: Scene, name: str) -> None:
+    (document,) = (line for line in log_lines(context) if line["event.action"] == name)
+    compare(context.table, lambda path: member(document, path))
+
+
 @then("the log has no control characters")
 def log_has_no_controls(context: Scene) -> None:
     found = text_of(context)
@@ -73,12 +91,22 @@ def log_has_no_controls(context: Scene) -> None:
 
 
 @given("an application with JSON logging")
-def application_with_logging(context: Scene) -> None:
+def application_with_logging(context: Scene, format: Literal["json", "ecs"] = "json") -> None:
     context.stream = io.StringIO()
-    configured = harken.configure_logging("json", stream=context.stream)
+    configured = harken.configure_logging(format, stream=context.stream)
     context.add_cleanup(configured.undo)
     context.bus = Bus()
     context.add_cleanup(context.bus.close)
+
+
+@given("an application with ECS logging")
+def application_with_ecs(context: Scene) -> None:
+    application_with_logging(context, "ecs")
+
+
+@when('the application logs "{text}" with the host "{host}"')
+def application_logs_host(context: Scene, text: str, host: str) -> None:
+    structlog.get_logger("library").warning(text, host=host)
 
 
 def log_through_logging(text: str) -> None:

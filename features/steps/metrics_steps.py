@@ -4,13 +4,16 @@ Metrics, as a file has them and as a scrape sees them.
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 import urllib.error
 import urllib.request
 
-from behave import then, when
+from behave import given, then, when
 from outputs import METRICS, flush
 from prometheus_client.parser import text_string_to_metric_families
-from scene import Scene, compare
+from scene import Scene, bus_of, compare
 
 from harken import Bus
 from harken.sinks.prometheus import PrometheusInstrumenter
@@ -102,3 +105,64 @@ def exemplar_has_the_ids(context: Scene, name: str, event: str) -> None:
     exemplar = f'# {{span_id="{heard.span_id}",trace_id="{heard.trace_id}"}}'
     rows = [row for row in context.scraped.splitlines() if row.startswith(name)]
     assert any(exemplar in row for row in rows), (exemplar, rows)
+
+
+# Over HTTPS.
+
+
+@given("an agent with metrics over HTTPS for clients with a certificate")
+def agent_with_https(context: Scene) -> None:
+    if shutil.which("openssl") is None:
+        context.scenario.skip("openssl is not installed")
+        return
+    for name in ("server", "client"):
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+                *("ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}"),
+                *("-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
+                *("-keyout", f"{name}.key", "-out", f"{name}.pem"),
+            ],
+            cwd=context.folder,
+            check=True,
+            capture_output=True,
+        )
+    sink = PrometheusInstrumenter(
+        port=0, certfile="server.pem", keyfile="server.key", client_cafile="client.pem"
+    )
+    bus_of(context).attach(sink)
+
+
+def scrape_safely(context: Scene, scheme: str, *, certificate: bool = False) -> None:
+    assert context.bus.flush(30)
+    trusted = ssl.create_default_context(cafile="server.pem")
+    if certificate:
+        trusted.load_cert_chain("client.pem", "client.key")
+    url = f"{scheme}://127.0.0.1:{port_of(context.bus)}/metrics"
+    try:
+        with urllib.request.urlopen(url, context=trusted, timeout=30) as answer:
+            context.scraped = answer.read().decode()
+    except OSError as error:
+        context.scraped, context.error = "", error
+
+
+@when("Prometheus scrapes over HTTPS with its certificate")
+def scrapes_with_certificate(context: Scene) -> None:
+    scrape_safely(context, "https", certificate=True)
+
+
+@when("Prometheus scrapes over HTTPS without a certificate")
+def scrapes_without_certificate(context: Scene) -> None:
+    scrape_safely(context, "https")
+
+
+@when("Prometheus scrapes without HTTPS")
+def scrapes_without_https(context: Scene) -> None:
+    scrape_safely(context, "http", certificate=True)
+
+
+@then("the scrape is refused")
+def scrape_is_refused(context: Scene) -> None:
+    assert "" == context.scraped
+    assert isinstance(context.error, OSError)

@@ -33,6 +33,16 @@ def is_a_child_of_the_application(context: Scene, name: str) -> None:
     assert theirs == (found["trace_id"], found["parent_id"]), found
 
 
+@then('the application\'s span is a child of "{name}"')
+def the_application_is_a_child(context: Scene, name: str) -> None:
+    found = span(context, name)
+    theirs = context.their_parent
+    assert (theirs.trace_id, theirs.span_id) == (
+        int(found["trace_id"], 16),
+        int(found["span_id"], 16),
+    )
+
+
 def traces(context: Scene) -> list[str]:
     found = [*records(context.folder / AUDIT), *spans(context)]
     assert len(found) > len(spans(context)) > 0, found

@@ -35,3 +35,9 @@ Feature: One trace through everything
       Given an agent with traces in a file
       When the agent calls a tool inside a span of the application
       Then the span "execute_tool search" is a child of the application's span
+
+    Scenario: What the application traces inside a tool is part of the tool's span, if asked for
+      Given the setting HARKEN_TRACE_CURRENT_SPAN is "true"
+      And an agent with traces in a file
+      When the application makes a span of its own inside a tool call
+      Then the application's span is a child of "execute_tool search"

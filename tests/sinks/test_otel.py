@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, strategies as st
 from opentelemetry import context as context_api, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     SimpleSpanProcessor,
@@ -69,6 +69,7 @@ from harken.catalog import (
     SessionStarted,
     TaskDequeued,
     TaskEnqueued,
+    TextEmitted,
     ToolCompleted,
     ToolDenied,
     ToolFailed,
@@ -82,6 +83,7 @@ from harken.sinks.otel import (
     SpanExportError,
     SpanRecorder,
     console_exporter,
+    content_from_environment,
     current_traceparent,
     file_exporter,
     ratio_from_environment,
@@ -90,6 +92,7 @@ from harken.sinks.otel import (
 )
 from harken.sinks.otel.attributes import attribute_value
 from harken.sinks.otel.mapping import COMMON, COMMON_PREFIXED, PHASES, POINTS, SPANS
+from harken.sinks.otel.spans import LAST_NS
 from harken.testing import Captured, FixedClock, capture, fixed_ids
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -432,6 +435,49 @@ class TestIdsAndTimes:
         )
         assert {"harken.start_missing": True} == attributes(span, "harken.start_missing")
 
+    @pytest.mark.parametrize(
+        ("year", "duration_ms", "expected"),
+        [
+            (1960, None, (0, 0)),
+            (9999, None, (LAST_NS, LAST_NS)),
+            (2026, 10**400, (NOW_NS, NOW_NS)),
+            (2026, 10**308, (0, NOW_NS)),
+            (2026, -(10**12), (NOW_NS, NOW_NS)),
+        ],
+        ids=["before 1970", "after 2262", "no float", "longer than all", "negative"],
+    )
+    def test_times_that_have_no_encoding_are_clamped(
+        self,
+        bus: Bus,
+        record: Record,
+        year: int,
+        duration_ms: int | None,
+        expected: tuple[int, int],
+    ) -> None:
+        """
+        One impossible time does not cost a whole batch its export.
+        """
+        recording = attach(bus, record())
+        end = ToolCompleted(tool_call_id="c", tool_name="search", duration_ms=duration_ms)
+
+        bus.publish(end, time=NOW.replace(year=year))
+        bus.close()
+
+        assert expected == (recording.span.start_time, recording.span.end_time)
+        assert {} == attributes(recording.span, "harken.unreadable")
+
+    def test_a_pair_before_1970_is_clamped(self, bus: Bus, record: Record) -> None:
+        """
+        The same of an operation whose start is known.
+        """
+        recording = attach(bus, record())
+        long_ago = NOW.replace(year=1960)
+
+        bus.publish(ToolStarted(tool_call_id="c", tool_name="search"), time=long_ago)
+        bus.publish(ToolCompleted(tool_call_id="c"), time=long_ago + timedelta(seconds=1))
+
+        assert (0, 0) == (recording.span.start_time, recording.span.end_time)
+
     def test_an_operation_that_was_left_open_is_closed_by_the_bus(
         self, bus: Bus, record: Record
     ) -> None:
@@ -766,6 +812,42 @@ class TestTable:
             for span in recording.spans
         }
 
+    @pytest.mark.parametrize(
+        ("opted", "key", "version"),
+        [
+            ("", "gen_ai.usage.cache_read.input_tokens", "1"),
+            ("http/dup, database", "gen_ai.usage.cache_read.input_tokens", "1"),
+            (
+                "http,gen_ai_latest_experimental",
+                "harken.usage.cached_tokens",
+                "1-gen_ai_latest_experimental",
+            ),
+        ],
+    )
+    def test_the_newest_names_on_request(
+        self,
+        bus: Bus,
+        record: Record,
+        monkeypatch: pytest.MonkeyPatch,
+        opted: str,
+        key: str,
+        version: str,
+    ) -> None:
+        """
+        OpenTelemetry's own variable chooses between the names, and spans say which they have.
+        """
+        monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opted)
+        recording = attach(bus, record())
+
+        with bus.operation(RunStarted()) as run:
+            run.complete(cached_tokens=5)
+
+        keys = ("gen_ai.usage.cache_read.input_tokens", "harken.usage.cached_tokens")
+        assert {key: 5} == attributes(recording.span, *keys)
+        scope = recording.span.instrumentation_scope
+        assert scope is not None
+        assert {"harken.mapping.version": version} == dict(scope.attributes or {})
+
     def test_a_name_lacks_what_is_not_known(self, bus: Bus, record: Record) -> None:
         """
         Without an agent the name of a run is the operation alone.
@@ -787,10 +869,8 @@ class TestTable:
             pass
 
         span = recording.span
-        assert (SpanKind.CLIENT, {"harken.tool.server": "files"}) == (
-            span.kind,
-            attributes(span, "harken.tool.server"),
-        )
+        said = {"harken.tool.server": "files", "mcp.method.name": "tools/call"}
+        assert (SpanKind.CLIENT, said) == (span.kind, attributes(span, *said))
 
     def test_a_call_of_a_model(self, bus: Bus, record: Record) -> None:
         """
@@ -1117,6 +1197,54 @@ class TestContent:
             pass
 
         assert expected == attributes(recording.span, "harken.data.plan")
+
+    @pytest.mark.parametrize(
+        ("said", "given", "on_spans", "on_events"),
+        [
+            ("", None, False, False),
+            ("NO_CONTENT", None, False, False),
+            ("SPAN_ONLY", None, True, False),
+            ("EVENT_ONLY", None, False, True),
+            ("span_and_event", None, True, True),
+            ("NO_CONTENT", True, True, True),
+            ("SPAN_AND_EVENT", False, False, False),
+        ],
+    )
+    def test_opentelemetrys_own_variable(
+        self,
+        bus: Bus,
+        record: Record,
+        monkeypatch: pytest.MonkeyPatch,
+        said: str,
+        given: bool | None,
+        on_spans: bool,
+        on_events: bool,
+    ) -> None:
+        """
+        What the argument does not say, the official variable says, for spans and for events.
+        """
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", said)
+        recording = attach(bus, record(content=given, point_events="span_events"))
+
+        with bus.operation(ToolStarted(tool_name="t", arguments={"q": "needle"})):
+            bus.publish(TextEmitted(text="thread"))
+
+        (event,) = recording.span.events
+        assert (on_spans, on_events) == (
+            "gen_ai.tool.call.arguments" in (recording.span.attributes or {}),
+            "harken.data.text" in (event.attributes or {}),
+        )
+
+    def test_a_misspelt_variable_exports_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A word that is not known is no consent, and is named.
+        """
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+
+        assert (False, False) == content_from_environment()
+        assert "CAPTURE_MESSAGE_CONTENT=true is not known" in caplog.text
 
     def test_the_prompt_and_the_answer_of_a_run(self, bus: Bus, record: Record) -> None:
         """
@@ -1575,7 +1703,7 @@ class TestFlags:
             (ParentBased(ALWAYS_OFF), 0),
             (ParentBased(TraceIdRatioBased(1.0)), 1),
         ],
-        ids=lambda value: str(value),
+        ids=["off", "none of them", "off for roots", "all roots"],
     )
     def test_a_provider_decides_by_trace_id(self, bus: Bus, sampler: Sampler, flags: int) -> None:
         """
@@ -1917,6 +2045,38 @@ class TestProvider:
 
         assert ids_of(heard.envelopes[0]) == ids(recording.span)
         assert generator.is_trace_id_random()
+
+    def test_a_processor_that_raises(self, bus: Bus) -> None:
+        """
+        A processor of the provider that raises about one span costs no other of the same batch,
+        and exactly that one is counted as lost.
+        """
+
+        class Touchy(SpanProcessor):
+            def on_start(self, span: Any, parent_context: object = None) -> None:
+                if span.name == "execute_tool b":
+                    raise LookupError("not this one")
+
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(Touchy())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        recorder = SpanRecorder(provider=provider)
+        with capture(bus) as heard:
+            for name in "abc":
+                with bus.operation(ToolStarted(tool_name=name)) as tool:
+                    if name == "c":
+                        tool.fail(TimeoutError("late"), outcome="timeout")
+
+        with pytest.raises(SpanExportError, match="refused 1 of 3 spans"):
+            recorder.write(heard.envelopes)
+
+        assert ["execute_tool a", "execute_tool c"] == [
+            span.name for span in exporter.get_finished_spans()
+        ]
+        counted = {result: count for result, count in recorder.spans.items() if count}
+        assert {"ended": 1, "timeout": 1, "lost": 1} == counted
+        assert recorder.flush(5) is False
 
     def test_a_provider_with_ids_of_its_own(self, bus: Bus) -> None:
         """
@@ -2617,7 +2777,7 @@ class TestOtlpExtra:
             (
                 {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
                 "grpc",
-                r"install harken\[otlp\] and opentelemetry-exporter-otlp-proto-grpc",
+                r"opentelemetry-exporter-otlp-proto-grpc .*install harken\[otlp-grpc\]",
             ),
             (
                 {

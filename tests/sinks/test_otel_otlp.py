@@ -4,18 +4,24 @@ Spans over OTLP: what a real receiver decodes is what was published.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import harken
 from harken import Bus, Envelope, Event, register_trace_source
-from harken.catalog import LlmStarted, RunStarted, ToolStarted
+from harken.catalog import LlmStarted, PrCreated, RunStarted, ToolCompleted, ToolStarted
 from harken.sinks.otel import SpanRecorder, otlp_exporter
 from harken.testing import Captured
 
@@ -25,7 +31,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from tests.otlp_receiver import OtlpReceiver, plain, receiving
+from tests.otlp_receiver import OtlpReceiver, Received, plain, receiving, receiving_grpc
+
+JSON = Any
 
 
 @pytest.fixture
@@ -100,7 +108,7 @@ def expected(heard: list[Envelope[Event]]) -> dict[str, object]:
     return found
 
 
-def received(receiver: OtlpReceiver) -> dict[str, object]:
+def received(receiver: Received) -> dict[str, object]:
     """
     Return the same of what *receiver* got.
     """
@@ -139,6 +147,161 @@ def test_parallel_tool_calls_arrive_as_they_were(
     assert expected(heard) == received(receiver)
     (root,) = (span for span in receiver.spans if not span.parent_span_id)
     assert {root.span_id} == {s.parent_span_id for s in receiver.spans if s.parent_span_id}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_and_one_of_them_lost(bus: Bus, receiver: OtlpReceiver, seed: int) -> None:
+    """
+    Starts and ends of twenty parallel tools that come in any order, ends before their starts, and
+    one end never: twenty-one spans with the right parent, and one of them says what it lacks.
+    """
+    heard = Captured()
+    bus.attach(heard)
+    bus.attach(SpanRecorder())
+    events: list[Event] = [
+        kind(tool_name=f"t{number}", tool_call_id=f"c{number}")
+        for number in range(20)
+        for kind in (ToolStarted, ToolCompleted)
+    ]
+    events.remove(ToolCompleted(tool_name="t13", tool_call_id="c13"))
+    random.Random(seed).shuffle(events)
+
+    with harken.scope(run_id="r-1"), bus.operation(RunStarted()) as run:
+        for event in events:
+            bus.publish(event)
+    assert bus.close(30)
+
+    assert run.envelope is not None
+    trace_id, root = run.envelope.trace_id, run.envelope.span_id
+    starts = {
+        event.event.tool_name: event.span_id
+        for event in heard.envelopes
+        if isinstance(event.event, ToolStarted)
+    }
+    tools = {
+        f"execute_tool {name}": ((trace_id, span_id, root), None)
+        for name, span_id in starts.items()
+    }
+    tools["execute_tool t13"] = ((trace_id, starts["t13"], root), "orphaned")
+    assert {"invoke_agent": ((trace_id, root, None), None), **tools} == {
+        span.name: (ids(span), plain(span.attributes).get("error.type")) for span in receiver.spans
+    }
+    assert 21 == len(receiver.spans)
+    assert all(span.end_time_unix_nano >= span.start_time_unix_nano for span in receiver.spans)
+
+
+def lines_of(path: Path) -> list[JSON]:
+    """
+    Return the lines of a file of JSON.
+    """
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rfc3339(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def as_line(span: Span) -> JSON:
+    """
+    Return what a line of spans.jsonl says of *span*, besides its resource and its scope.
+    """
+    status = Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_")
+    trace_id, span_id, parent_id = ids(span)
+    return {
+        "trace_id": trace_id,
+        "span_id": span_id,
+        "parent_id": parent_id,
+        "name": span.name,
+        "kind": Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        "start_time": rfc3339(span.start_time_unix_nano),
+        "end_time": rfc3339(span.end_time_unix_nano),
+        "status": {"status_code": status, "description": span.status.message or None},
+        "attributes": plain(span.attributes),
+        "events": [
+            {
+                "name": event.name,
+                "timestamp": rfc3339(event.time_unix_nano),
+                "attributes": plain(event.attributes),
+            }
+            for event in span.events
+        ],
+        "links": [
+            {
+                "trace_id": link.trace_id.hex(),
+                "span_id": link.span_id.hex(),
+                "attributes": plain(link.attributes),
+            }
+            for link in span.links
+        ],
+    }
+
+
+def test_the_demo(receiver: OtlpReceiver, tmp_path: Path) -> None:
+    """
+    Every span of the demo's runs arrives with all that its line in the file says; and ids, parents,
+    outcomes and starts are those of the audit records.
+    """
+    argv = [sys.executable, "-m", "harken", "demo", "--out", str(tmp_path), "--otlp"]
+    subprocess.run(argv, check=True, capture_output=True)
+
+    written = {line["span_id"]: line for line in lines_of(tmp_path / "spans.jsonl")}
+    audited = {line["id"]: line for line in lines_of(tmp_path / "audit.jsonl")}
+    sent = {span.span_id.hex(): span for span in receiver.spans}
+    assert written == {
+        span_id: {
+            **as_line(span),
+            **{name: written[span_id][name] for name in ("resource", "scope")},
+        }
+        for span_id, span in sent.items()
+    }
+    assert len(sent) == len(receiver.spans)
+
+    ends = [line for line in audited.values() if line.get("started_event_id") in audited]
+    assert {"success", "failure", "denied", "timeout"} <= {line["outcome"] for line in ends}
+    for line in ends:
+        span = sent[line["span_id"]]
+        attributes, start = plain(span.attributes), audited[line["started_event_id"]]
+        broken = line["outcome"] in {"failure", "timeout", "orphaned"}
+        assert (
+            (line["trace_id"], line["span_id"], line.get("parent_span_id")),
+            (line["id"], line["outcome"]),
+            broken,
+            start["timestamp"],
+        ) == (
+            ids(span),
+            (attributes["harken.event.id"], attributes["harken.outcome"]),
+            span.status.code == Status.STATUS_CODE_ERROR and "error.type" in attributes,
+            # Whole microseconds.
+            rfc3339(span.start_time_unix_nano)[:-4] + "Z",
+        )
+
+
+def test_over_grpc(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The other protocol of OTLP carries the same spans, and log events beside them.
+    """
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="needs harken[otlp-grpc]")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with receiving_grpc() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        recorder = SpanRecorder(point_events="log_events")
+        bus.attach(recorder)
+
+        heard = call_tools_in_parallel(bus, 20)
+        with bus.operation(ToolStarted(tool_name="last")):
+            bus.publish(PrCreated(url="u"))
+        assert bus.close(30)
+
+    last = next(span for span in receiver.spans if span.name == "execute_tool last")
+    (record,) = receiver.log_records
+    assert expected(heard) == received(receiver)
+    assert (last.span_id, "pr.created") == (record.span_id, record.event_name)
+    # The answers of the receiver have arrived, too.
+    assert ({"ended": 22}, {"exported": 1, "lost": 0}) == (
+        {result: count for result, count in recorder.spans.items() if count},
+        recorder.log_events,
+    )
 
 
 def test_kinds_attributes_and_events_arrive(bus: Bus, receiver: OtlpReceiver) -> None:

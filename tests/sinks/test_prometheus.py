@@ -4,10 +4,12 @@ The Prometheus sink: what is counted, within which bounds, and how it is exposed
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import math
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -15,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -31,21 +34,26 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 import harken
-from harken import Bus, Envelope, Event, Outcome, event_types
+from harken import Bus, Envelope, Event, Outcome, catalog, event_types, schema
 from harken.catalog import (
     ApprovalDenied,
     ApprovalExpired,
     ApprovalGranted,
+    ApprovalRequested,
     AuditCheckpoint,
     AuditOpened,
     BudgetWarning,
     CommandCompleted,
     CommandStarted,
     ContextAssembled,
+    CredentialDenied,
     CredentialIssued,
     ErrorRaised,
+    GuardEvaluated,
     GuardViolated,
     HumanInputReceived,
+    HumanInputRequested,
+    HumanInputTimedOut,
     LlmCompleted,
     LlmStarted,
     PhaseCompleted,
@@ -67,7 +75,10 @@ from harken.catalog import (
     ToolStarted,
 )
 from harken.errors import MetricsServerError, SettingsError
+from harken.forward import ForwardMeasured
+from harken.sinks.audit import AuditLog
 from harken.sinks.prometheus import INSTRUMENTS, Instrument, PrometheusInstrumenter
+from harken.sinks.prometheus._feeding import Memory, Plan, Steps
 from harken.sinks.prometheus._relatives import Process, holder_of, this_process
 from harken.sinks.prometheus.rows import (
     AUDITED,
@@ -86,7 +97,7 @@ from harken.sinks.prometheus.rows import (
     opens,
     sets,
 )
-from harken.testing import Captured, capture
+from harken.testing import Captured, FixedClock, capture
 
 # The library does not say their types.
 generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
@@ -194,6 +205,65 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pytest.fail("it did not happen within 30 seconds")
 
 
+def usual(kind: type[Event], name: str) -> set[tuple[str, float]]:
+    """
+    What the catalog says that a field usually is, at zero.
+    """
+    return {(text, 0.0) for text in schema(kind)["properties"][name]["examples"]}
+
+
+def one_of_each_kind() -> list[Event]:
+    """
+    Events that feed every instrument.
+    """
+    return [
+        RunStarted(),
+        RunCompleted(iterations=2, tool_calls=3),
+        PhaseStarted(phase="repo_clone"),
+        PhaseCompleted(phase="repo_clone"),
+        LlmStarted(llm_call_id="1", model="m"),
+        LlmCompleted(
+            llm_call_id="1",
+            input_tokens=5,
+            output_tokens=5,
+            cache_read_tokens=1,
+            cache_write_tokens=1,
+            reasoning_tokens=1,
+            ttft_ms=1,
+            cost_usd=0.5,
+        ),
+        TaskEnqueued(task_id="t", queue="q", depth=2),
+        TaskDequeued(task_id="t", queue="q", depth=1, wait_ms=1),
+        PrCreated(url="u"),
+        CredentialIssued(credential_id="c", scope="repo"),
+        PlanCreated(plan_id="p"),
+        PlanApplied(plan_id="p"),
+        ToolStarted(tool_name="t", tool_call_id="1"),
+        ToolCompleted(tool_call_id="1"),
+        ContextAssembled(fragments=2, budget_utilization=0.5, duration_ms=1),
+        PolicyEvaluated(policy_id="p", decision="allow"),
+        GuardViolated(guard_name="g", action_taken="blocked"),
+        ApprovalRequested(approval_id="a"),
+        ApprovalGranted(approval_id="a", wait_ms=1),
+        PipelineTriggered(pipeline_id="p", kind="apply"),
+        BudgetWarning(budget_type="tokens"),
+        ErrorRaised(component="c", error_type="E"),
+        CommandStarted(command="deploy", request_id="c"),
+        CommandCompleted(request_id="c", ok=True),
+        AuditOpened(path_digest="d", resumed_from_seq=4),
+        ForwardMeasured(
+            target="t",
+            source="/s",
+            lag_bytes=1,
+            lag_seconds=0.5,
+            stalled=True,
+            records=1,
+            rejected=1,
+            failures=1,
+        ),
+    ]
+
+
 class TestTable:
     """
     The instruments as they are declared.
@@ -201,7 +271,7 @@ class TestTable:
 
     def test_events_exist(self) -> None:
         """
-        Every event that an instrument waits for is in the catalog.
+        Every event that an instrument waits for is in the catalog, or a forwarder's.
         """
         waited_for = {name for one in INSTRUMENTS for feed in one.feeds for name in feed.on}
 
@@ -245,6 +315,8 @@ class TestTable:
             "guard_violations": ("counter", ("guard", "action")),
             "approvals": ("counter", ("decision",)),
             "approval_wait_seconds": ("histogram", ()),
+            "questions_asked": ("counter", ("kind",)),
+            "questions_settled": ("counter", ("kind",)),
             "pipelines_triggered": ("counter", ("pipeline_type",)),
             "budget_warnings": ("counter", ("budget",)),
             "errors": ("counter", ("component", "error_type")),
@@ -252,6 +324,12 @@ class TestTable:
             "command_duration_seconds": ("histogram", ("command", "status")),
             "audit_records": ("counter", ("outcome",)),
             "audit_last_sequence": ("gauge", ()),
+            "forward_lag_bytes": ("gauge", ("source", "target")),
+            "forward_lag_seconds": ("gauge", ("source", "target")),
+            "forward_stalled": ("gauge", ("source", "target")),
+            "forward_records": ("counter", ("source", "target")),
+            "forward_rejected": ("counter", ("source", "target")),
+            "forward_failures": ("counter", ("source", "target")),
         } == named
 
     def test_buckets(self) -> None:
@@ -279,6 +357,91 @@ class TestTable:
         }
 
         assert {outcome.value: 0.0 for outcome in Outcome} == statuses
+
+    def test_usual_values_are_there_from_the_start(
+        self, bus: Bus, metrics: PrometheusInstrumenter
+    ) -> None:
+        """
+        What the catalog says a budget or a pipeline usually is, is exposed at zero; others may come.
+        """
+        before = samples(metrics, "infra_agent_budget_warnings_total")
+        pipelines = samples(metrics, "infra_agent_pipelines_triggered_total")
+
+        for budget in ("cost", "patience"):
+            bus.publish(BudgetWarning(budget_type=budget))
+
+        assert (usual(BudgetWarning, "budget_type"), usual(PipelineTriggered, "kind")) == (
+            {(s.labels["budget"], s.value) for s in before},
+            {(s.labels["pipeline_type"], s.value) for s in pipelines},
+        )
+        assert {("cost",): 1.0, ("patience",): 1.0} == series(
+            metrics, "infra_agent_budget_warnings_total"
+        )
+
+    @pytest.mark.parametrize(
+        ("event", "metric", "labels"),
+        [
+            (
+                RunStarted(),
+                "credentials_issued",
+                {"agent_slug": "fixer", "scope_class": ""},
+            ),
+            (
+                CredentialDenied(scope="deploy:production"),
+                "credentials_issued",
+                {"agent_slug": "fixer", "scope_class": "deploy"},
+            ),
+            (
+                GuardEvaluated(guard_name="pii", passed=True),
+                "guard_violations",
+                {"action": "", "guard": "pii"},
+            ),
+        ],
+    )
+    def test_what_may_come_is_there_at_zero(
+        self,
+        bus: Bus,
+        metrics: PrometheusInstrumenter,
+        event: Event,
+        metric: str,
+        labels: dict[str, str],
+    ) -> None:
+        """
+        An event that says of whom or of what something may be counted makes its series, at zero.
+        """
+        with harken.scope(actor="agent:fixer"):
+            bus.publish(event)
+
+        assert [(labels, 0.0)] == [
+            (dict(s.labels), s.value) for s in samples(metrics, f"infra_agent_{metric}_total")
+        ]
+
+    def test_questions(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Questions to people and their ends are counted apart, from zero; an end counts whoever
+        asked, since that may have been another process.
+        """
+        before = [
+            {s.labels["kind"]: s.value for s in samples(metrics, f"infra_agent_questions_{name}")}
+            for name in ("asked_total", "settled_total")
+        ]
+        for event in (
+            ApprovalRequested(approval_id="a"),
+            HumanInputRequested(request_id="h"),
+            ApprovalExpired(approval_id="asked elsewhere"),
+            ApprovalDenied(approval_id="a"),
+            HumanInputTimedOut(request_id="h"),
+        ):
+            bus.publish(event)
+
+        assert [{"approval": 0.0, "human_input": 0.0}] * 2 == before
+        assert (
+            {("approval",): 1.0, ("human_input",): 1.0},
+            {("approval",): 2.0, ("human_input",): 1.0},
+        ) == (
+            series(metrics, "infra_agent_questions_asked_total"),
+            series(metrics, "infra_agent_questions_settled_total"),
+        )
 
     def test_what_was_never_said_is_not_zero(self, metrics: PrometheusInstrumenter) -> None:
         """
@@ -490,6 +653,29 @@ class TestWhatIsCounted:
 
         assert expected == series(metrics, f"infra_agent_{name}")
 
+    def test_each_instrument_is_fed(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        Whatever the table names shows something once an agent has done a bit of everything.
+        """
+        with harken.scope(actor="agent:billing", session_id="s", run_id="r"):
+            bus.publish(SessionStarted())
+            bus.publish(PlanCreated(plan_id="open"))
+            bus.publish(ToolStarted(tool_name="open", tool_call_id="open"))
+            for event in one_of_each_kind():
+                bus.publish(event)
+
+        fed = {
+            family.name
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.value and not sample.name.endswith("_created")
+        }
+        named = {
+            f"{'infra_agent' if one.prefix is None else one.prefix}_{one.name}"
+            for one in INSTRUMENTS
+        }
+        assert set() == named - fed
+
     def test_audit_log(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
         """
         What belongs into the audit log is counted by outcome, and its last line is known.
@@ -641,6 +827,47 @@ class TestWhatIsCounted:
             ("unknown", "fetch"): 1.0,
             ("denied", "fetch"): 1.0,
         } == series(metrics, "infra_agent_tool_calls_total")
+
+    def test_clock_that_steps_back(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Durations are by the monotonic clock; where only the wall clock knows and says less than
+        nothing, there is no duration, and the call counts all the same.
+        """
+        clock = FixedClock()
+        bus = Bus(clock=clock)
+        bus.attach(metrics, delivery="inline")
+
+        with bus.operation(ToolStarted(tool_name="search")):
+            clock.advance(2)
+            clock.advance(-3600)
+        started = ToolStarted(tool_name="read", tool_call_id="1")
+        bus.publish(started, time=datetime(2026, 1, 1, 12, tzinfo=UTC))
+        bus.publish(ToolCompleted(tool_call_id="1"), time=datetime(2026, 1, 1, 11, tzinfo=UTC))
+        bus.close()
+
+        assert {("success", "search"): 2.0} == series(
+            metrics, "infra_agent_tool_call_duration_seconds_sum"
+        )
+        assert {("success", "search"): 1.0, ("success", "read"): 1.0} == series(
+            metrics, "infra_agent_tool_calls_total"
+        )
+
+    def test_clock_that_steps_back_is_seen(self, metrics: PrometheusInstrumenter) -> None:
+        """
+        Each scrape after which the wall clock was set back counts one; time that passes, a clock
+        that is put right by less than a second, or one that is set forward, does not.
+        """
+        clock = FixedClock()
+        bus = Bus(clock=clock)
+        bus.attach(metrics, delivery="inline")
+        shown = []
+
+        for seconds in (0, 3600, -1, -3600, 0, -2):
+            clock.advance(seconds)
+            shown.append(value(metrics, "harken_clock_steps_back_total"))
+        bus.close()
+
+        assert [0.0, 0.0, 0.0, 1.0, 1.0, 2.0] == shown
 
     def test_orphans(self, metrics: PrometheusInstrumenter) -> None:
         """
@@ -947,6 +1174,26 @@ class TestLabels:
             ),
         )
 
+    def test_ten_thousand_tools(self, bus: Bus, metrics: PrometheusInstrumenter) -> None:
+        """
+        An agent that makes up names makes neither series nor memory; no call goes uncounted.
+        """
+        for number_ in range(10_000):
+            bus.publish(ToolCompleted(tool_name=f"made-up-{number_}", duration_ms=1))
+
+        calls = series(metrics, "infra_agent_tool_calls_total")
+        overflowed = {
+            name: value(metrics, "harken_metric_series_overflowed_total", metric=name)
+            for name in ("infra_agent_tool_calls", "infra_agent_tool_call_duration_seconds")
+        }
+        assert (101, 10_000.0, 9900.0) == (
+            len(calls),
+            sum(calls.values()),
+            calls["success", "__other__"],
+        )
+        assert {9900.0} == set(overflowed.values())
+        assert len(generate_latest(metrics.registry)) < 1_000_000
+
     def test_series_are_bounded(self) -> None:
         """
         A metric has no more series than it may; what comes later keeps only its closed labels.
@@ -1173,6 +1420,222 @@ class TestUnreadable:
             metrics.write([heard.envelopes[0], broken, heard.envelopes[2]])
 
         assert 2.0 == value(metrics, "seen_total")
+
+
+class ForgetfulPlan(Plan):
+    """
+    The plain path: looks at each event as if it were the first of its kind.
+    """
+
+    def _remember(self, envelope: Envelope[Event], memory: Memory, steps: Steps) -> None:
+        pass
+
+
+class Word(str):
+    """
+    A text of an application's own type.
+    """
+
+    __slots__ = ()
+
+
+class Unhashable(str):
+    """
+    A text that cannot be looked up.
+    """
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+
+OWN = (
+    counter(
+        "deploys",
+        "Deploys.",
+        {"service": field("service"), "region": field("region", "eu", "us")},
+        counts(DEPLOYED),
+        exemplars=True,
+    ),
+    histogram(
+        "deploy_size",
+        "Size of deploys.",
+        {"service": field("service")},
+        (0.1, 1.0, 10.0),
+        observes(number("size"), DEPLOYED, "test.rude"),
+        exemplars=True,
+    ),
+    gauge(
+        "deploy_level",
+        "Raised by a tool, set by a deploy.",
+        {},
+        adds(number("result_size"), "tool.completed"),
+        sets(number("size"), DEPLOYED),
+    ),
+)
+
+LABELS: st.SearchStrategy[object] = st.sampled_from(
+    [
+        *("", "a", "eu", "us", "__other__", "a\x00b", "\ud800", "x" * 129, "ghp_" + "a1B2" * 9),
+        *(None, 1, True, 1.0, ["a"], Color.red, "red", Word("a"), Word(""), Unhashable("a")),
+    ]
+)
+SIZES: st.SearchStrategy[object] = st.floats() | st.sampled_from([None, 0.1, 0.2, 3, "3", 10**400])
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["point", "rude", "complete", "fail", "model", "unstarted"]),
+        LABELS,
+        LABELS,
+        SIZES,
+        st.sampled_from(["00", "01"]),
+    ),
+    max_size=30,
+)
+
+
+def published(steps: list[tuple[str, object, object, object, str]]) -> list[Envelope[Event]]:
+    """
+    Return what a bus makes of *steps*.
+    """
+    bus = Bus()
+    with capture(bus) as heard:
+        for number_of_it, (kind, first, second, size, flags) in enumerate(steps):
+            trace = f"{number_of_it + 1:032x}"
+            ended = {"tool_call_id": str(number_of_it), "tool_name": second}
+            with harken.scope(traceparent=f"00-{trace}-{'b' * 16}-{flags}", agent_slug=first):
+                if kind == "point":
+                    bus.publish(Deployed(service=first, region=second, size=size))
+                elif kind == "rude":
+                    bus.publish(Rude(service=first))
+                elif kind == "model":
+                    bus.publish(LlmCompleted(model=first, cost_usd=size, ttft_ms=size))
+                elif kind == "unstarted":
+                    bus.publish(ToolFailed(**ended))
+                else:
+                    bus.publish(ToolStarted(tool_call_id=str(number_of_it), tool_name=first))
+                    end = ToolCompleted if kind == "complete" else ToolFailed
+                    bus.publish(end(**ended))
+    return heard.envelopes
+
+
+def exposed(metrics: PrometheusInstrumenter) -> str:
+    """
+    Return what is exposed, without the times of exemplars.
+    """
+    text = generate_openmetrics(metrics.registry).decode()
+    return re.sub(r"( # \{[^}]*\} \S+) \S+$", r"\1", text, flags=re.MULTILINE)
+
+
+class TestSameAsThePlainPath:
+    """
+    What is remembered from one event to the next changes no number.
+    """
+
+    def check(
+        self,
+        batches: list[list[Envelope[Event]]],
+        max_series: int = 1000,
+        *,
+        exemplars: bool = True,
+    ) -> str:
+        """
+        Compare with the plain path, one event at a time; return what both expose.
+        """
+
+        def made() -> PrometheusInstrumenter:
+            return PrometheusInstrumenter(
+                instruments=(*INSTRUMENTS, *OWN), max_series=max_series, exemplars=exemplars
+            )
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("harken.sinks.prometheus._metrics.Plan", ForgetfulPlan)
+            plain = made()
+        quick = made()
+        for batch in batches:
+            quick.write(batch)
+            for envelope in batch:
+                plain.write([envelope])
+
+        assert exposed(plain) == exposed(quick)
+        return exposed(quick)
+
+    @given(STEPS, st.integers(1, 40), st.sampled_from([2, 12, 1000]), st.booleans())
+    def test_whatever_comes_in_turn(
+        self,
+        steps: list[tuple[str, object, object, object, str]],
+        size: int,
+        max_series: int,
+        exemplars: bool,
+    ) -> None:
+        """
+        Labels of any kind, absent ones, too many of them, and numbers that are none.
+        """
+        envelopes = published(steps * 2)
+        batches = [envelopes[at : at + size] for at in range(0, len(envelopes), size)]
+
+        self.check(batches, max_series, exemplars=exemplars)
+
+    @pytest.mark.parametrize("max_series", [12, 1000])
+    def test_all_types_of_the_catalog(self, max_series: int) -> None:
+        """
+        Every type, with labels that are given and labels that are absent.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for cls in event_types().values():
+                if not cls.__module__.startswith(catalog.__name__):
+                    continue
+                fields = msgspec.structs.fields(cls)
+                for text in ("", "a", "b", "a"):
+                    values = {
+                        one.name: text if one.type in {str, str | None} else 7
+                        for one in fields
+                        if one.required or one.type in {str, str | None}
+                    }
+                    with harken.scope(run_id=f"{cls.__name__}-{text}", actor=f"agent:{text}"):
+                        bus.publish(cls(**values))
+            bus.close()
+
+        text = self.check([heard.envelopes, heard.envelopes], max_series)
+        assert 'infra_agent_plans_total{status="success"} 0.0' not in text
+
+    def test_own_text_says_what_the_same_text_says(self) -> None:
+        """
+        An empty text of an application's own type is absent, too, whichever came first.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for call, name in enumerate([Word(""), "", Word("")]):
+                bus.publish(ToolStarted(tool_call_id=str(call), tool_name="search"))
+                bus.publish(ToolCompleted(tool_call_id=str(call), tool_name=name))
+        text = self.check([heard.envelopes])
+
+        ended = 'infra_agent_tool_calls_total{status="success",tool="search"} 3.0'
+        assert ended in text.splitlines()
+
+    def test_ends_that_name_nothing(self) -> None:
+        """
+        An end that does not repeat its label counts under that of its own start, not of another.
+        """
+        names = ["a", "b", "a", "b", "b"]
+        envelopes = published([("complete", name, "", None, "01") for name in names])
+        text = self.check([envelopes[:4], envelopes[4:]])
+
+        assert {
+            'infra_agent_tool_calls_total{status="success",tool="a"} 2.0',
+            'infra_agent_tool_calls_total{status="success",tool="b"} 3.0',
+        } <= {*text.splitlines()}
+
+    def test_in_the_order_of_events(self) -> None:
+        """
+        What is added before a gauge is set and after it is told apart within a batch.
+        """
+        steps: list[tuple[str, object, object, object, str]] = [
+            ("complete", "a", "a", None, "01"),
+            ("point", "a", "eu", 5, "01"),
+        ]
+        text = self.check([published(steps)])
+
+        assert "infra_agent_deploy_level 5.0" in text.splitlines()
 
 
 class TestExemplars:
@@ -1459,6 +1922,34 @@ class TestBus:
         )
         other.close()
 
+    def test_audit_log_that_cannot_write(
+        self, bus: Bus, metrics: PrometheusInstrumenter, tmp_path: Path
+    ) -> None:
+        """
+        Records that wait beside the log are seen while they do, and lost ones for ever.
+        """
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path, lock_wait=0.05)
+        bus.attach(log)
+
+        def seen() -> tuple[float, ...]:
+            bus.flush(5)
+            names = (
+                "harken_audit_spilled",
+                "harken_audit_lost_total",
+                "harken_audit_unsynced_total",
+            )
+            return tuple(value(metrics, name) for name in names)
+
+        before = seen()
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            bus.publish(PrCreated(url="u"))
+            spilled = seen()
+        bus.publish(PrCreated(url="u"))
+
+        assert ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0)) == (before, spilled, seen())
+
     def test_two_buses(self, metrics: PrometheusInstrumenter) -> None:
         """
         An instrumenter on two buses adds them up; attached twice to one it counts it once.
@@ -1593,6 +2084,17 @@ class TestRegistry:
 
         with pytest.raises(SettingsError, match="infra_agent_plans"):
             PrometheusInstrumenter(registry)
+
+    def test_clash_that_comes_later(self) -> None:
+        """
+        Whoever registers a metric of the same name afterwards is refused, and harken's goes on.
+        """
+        registry = CollectorRegistry()
+        metrics = PrometheusInstrumenter(registry)
+
+        with pytest.raises(ValueError, match="infra_agent_plans"):
+            Counter("infra_agent_plans", "Somebody else's.", registry=registry)
+        assert 0.0 == value(metrics, "infra_agent_plans_in_progress")
 
     def test_own_by_default(self) -> None:
         """
@@ -2217,18 +2719,23 @@ class TestFork:
         bus.attach(metrics)
         port = metrics.port
         reader, writer = os.pipe()
+        begun, begins = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(writer)
+            os.write(begins, b"x")
             os.read(reader, 1)
             os._exit(0)
+        # Until it runs, the child has everything that the parent had open.
+        os.read(begun, 1)
         bus.close()
 
         again = PrometheusInstrumenter(port=port)
         served = again.port
         again.close()
         os.close(writer)
-        os.close(reader)
+        for one in (reader, begun, begins):
+            os.close(one)
         os.waitpid(child, 0)
         assert port == served
 

@@ -4,25 +4,42 @@ The sink that writes one log line for each event.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 import harken
-from harken import JSON, Bus, Event, Outcome, content, describe, event_types, outcome_from
+from harken import (
+    JSON,
+    Bus,
+    Envelope,
+    Event,
+    Outcome,
+    catalog,
+    content,
+    describe,
+    event_name,
+    event_types,
+    outcome_from,
+)
 from harken.catalog import BudgetWarning, LlmChunk, ToolCompleted, ToolFailed, ToolStarted
 from harken.errors import SettingsError
+from harken.forward import ForwardMeasured
+from harken.redaction import Redactor
 from harken.sinks.structlog import LogHandler, _fields
+from harken.sinks.structlog._json import dumps
 from harken.testing import FixedClock, capture, fixed_bus
 
 
@@ -340,21 +357,246 @@ class TestJSONLine:
             max_leaves=10,
         ),
         st.text(st.characters()),
+        st.sampled_from(["json", "ecs"]),
     )
-    def test_whatever_an_event_holds_its_line_is_strict_ascii_json(self, note, word):
+    def test_whatever_an_event_holds_its_line_is_strict_ascii_json(self, note, word, format):
         """
         One record is one line of printable ASCII that a strict reader accepts.
         """
         stream = io.StringIO()
         bus = Bus()
-        bus.attach(LogHandler(stream), delivery="inline")
+        bus.attach(LogHandler(stream, format=format), delivery="inline")
         with harken.scope(run_id=word, tag=word):
             bus.publish(LampLit(lamp=word, note=note), attributes={"word": word})
         line = stream.getvalue()
 
         assert 1 == line.count("\n")
         assert all(" " <= character <= "~" for character in line[:-1])
-        assert "log_test.lamp_lit" == strict(line)["event_name"]
+        name = "event.action" if format == "ecs" else "event_name"
+        assert "log_test.lamp_lit" == strict(line)[name]
+
+
+def plain_line(envelope: Envelope[Event], *, content: bool, service_name: str | None) -> str:
+    """
+    Return the line of *envelope* member by member, with nothing remembered from another line.
+    """
+    level = _fields.level_of(envelope.type, envelope.outcome)
+    time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=envelope.time_ns // 1000)
+    first = {
+        "timestamp": f"{time.replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
+        "level": level,
+        "severity_number": _fields.severity_number(_fields.LEVELS[level]),
+        "message": _fields.message_of(envelope, envelope.resource),
+        "event_name": envelope.name,
+        "otel.event.name": envelope.name,
+        "logger": "harken.events",
+        "outcome": None if envelope.outcome is None else envelope.outcome.value,
+        "error.type": envelope.error_type,
+        "trace_id": envelope.trace_id,
+        "span_id": envelope.span_id,
+        "trace_flags": f"{envelope.trace_flags:02x}",
+        "correlation_id": envelope.correlation_id,
+        "run_id": envelope.run_id,
+        "session_id": envelope.session_id,
+        "request_id": envelope.request_id,
+        "phase": envelope.phase,
+        "actor": envelope.actor,
+        "event.id": envelope.id,
+        "attributes": dict(envelope.attributes) or None,
+    }
+    last = {"service.name": service_name, "schema": "harken.log/1"}
+    texts = [
+        dumps({name: value for name, value in fields.items() if value is not None}).decode()
+        for fields in (first, last)
+    ]
+    data = envelope.encoded(content=content).decode()
+    return f'{texts[0][:-1]},"data":{data},{texts[1][1:]}\n'
+
+
+HOSTILE = 'a "b" \\ : {resource} {tool_name}\x00\x1b[31m\x7f\u2028\u202e\ud800\U0001f600\r\nnull'
+"""Whatever may need an escape, and what stands in a template."""
+
+
+def hostile(kind: Any) -> Any:
+    """
+    Return a value of a field that must be given.
+    """
+    return {str: HOSTILE, int: 7, float: 0.5, bool: True}.get(kind, {HOSTILE: [HOSTILE]})
+
+
+def one_of_each_type() -> list[Event]:
+    """
+    Return an event of each type in the catalog, as empty as it may be, and one that is not.
+    """
+    events: list[Event] = []
+    for cls in event_types().values():
+        if cls.__module__.startswith(catalog.__name__):
+            fields = msgspec.structs.fields(cls)
+            needed = {field.name: hostile(field.type) for field in fields if field.required}
+            words = {field.name: HOSTILE for field in fields if field.type in (str, str | None)}
+            events += [cls(**needed), cls(**{**needed, **words})]
+    return events
+
+
+class TestSameAsThePlainLine:
+    """
+    What is remembered from one line to the next changes no byte of any line.
+    """
+
+    def check(self, envelopes: Sequence[Envelope[Event]], **options: Any) -> None:
+        """
+        Compare the lines of one handler, in batches of all and of one, with the plain ones.
+        """
+        options = {"content": False, "service_name": None, **options}
+        stream = io.StringIO()
+        handler = LogHandler(stream, level="debug", levels={"llm.chunk": "debug"}, **options)
+        for _ in range(2):
+            handler.write(envelopes)
+        for envelope in envelopes:
+            handler.write([envelope])
+
+        expected = [plain_line(envelope, **options) for envelope in envelopes] * 3
+        assert expected == stream.getvalue().splitlines(keepends=True)
+
+    @pytest.mark.parametrize("content", [False, True])
+    def test_all_types_of_the_catalog(self, content):
+        """
+        Every type, in several scopes, with every outcome that an end may have.
+        """
+        bus = Bus(capture_content=["arguments", "result", "text", "thinking", "messages"])
+        with capture(bus) as heard:
+            for event in one_of_each_type():
+                bus.publish(event)
+                with harken.scope(run_id=HOSTILE, actor=f"agent:{HOSTILE}", tenant=HOSTILE):
+                    bus.publish(event, attributes={"seat": 3})
+                with harken.scope(traceparent=f"00-{'a' * 32}-{'b' * 16}-00", correlation_id=""):
+                    bus.publish(event)
+            for outcome in Outcome:
+                bus.publish(ToolFailed(tool_name=outcome.value, outcome=outcome.value))
+                bus.publish(ToolFailed(tool_name=outcome.value, outcome=outcome.value))
+            bus.close()
+
+        assert 400 < len(heard.envelopes)
+        self.check(heard.envelopes, content=content, service_name=HOSTILE)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["unknown", "", "null", HOSTILE]) | st.text(st.characters()),
+                st.dictionaries(
+                    st.sampled_from(["correlation_id", "run_id", "phase", "actor", "tenant"]),
+                    st.sampled_from(["", "a", "ghp_" + "a1B2" * 9]) | st.text(st.characters()),
+                ),
+                st.dictionaries(
+                    st.text(st.characters()), st.none() | st.floats() | st.text(), max_size=2
+                ),
+                st.sampled_from([None, ValueError, type(HOSTILE[:9], (Exception,), {})]),
+            ),
+            max_size=8,
+        )
+    )
+    def test_whatever_comes_in_turn(self, steps):
+        """
+        Scopes, resources, attributes and errors that change from event to event are not mixed up.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for word, scope, attributes, error in steps:
+                with (
+                    harken.scope(**scope),
+                    contextlib.suppress(Exception),
+                    bus.operation(ToolStarted(tool_name=word)),
+                ):
+                    bus.publish(LampLit(lamp=word), attributes=attributes)
+                    bus.publish(LampLit(lamp=word))
+                    if error is not None:
+                        raise error
+            bus.close()
+
+        self.check(heard.envelopes)
+
+    @given(
+        st.lists(
+            st.datetimes(timezones=st.just(UTC))
+            | st.integers(-2, 2).map(lambda second: datetime.fromtimestamp(second, UTC))
+        )
+    )
+    def test_times(self, times):
+        """
+        Times before 1970 and times that go back are written as any other.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for time in times:
+                bus.publish(LampLit(), time=time)
+
+        self.check(heard.envelopes)
+
+    def test_redaction_that_changes(self):
+        """
+        A scope that is redacted by other rules from now on is written by them.
+        """
+        bus = Bus()
+        with capture(bus) as heard, harken.scope(run_id="needle", tenant="needle"):
+            bus.publish(LampLit(lamp="needle"))
+            before = heard.envelopes[0].run_id
+            bus.configure(redaction=Redactor(patterns={"mine": "needle"}))
+            bus.publish(LampLit(lamp="needle"))
+            bus.publish(LampLit(lamp="needle"))
+
+        assert ("needle", "[REDACTED:mine]") == (before, heard.envelopes[1].run_id)
+        self.check(heard.envelopes)
+
+    def test_more_errors_than_are_remembered(self):
+        """
+        Lines stay right when more classes of errors went by than are kept in memory.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for number in range(4100):
+                bus.publish(ToolFailed(tool_name="search", error_type=f"E{number}"))
+
+        self.check(heard.envelopes)
+
+    def test_unreadable_among_others(self):
+        """
+        The lines around one that cannot be read are those that they always are.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for event in (LampLit(lamp="a"), RudeShouted(word="x"), LampLit(lamp="b")) * 2:
+                bus.publish(event)
+        stream = io.StringIO()
+        LogHandler(stream).write(heard.envelopes)
+        written = stream.getvalue().splitlines(keepends=True)
+
+        lit = [envelope for envelope in heard.envelopes if envelope.name == "log_test.lamp_lit"]
+        assert [plain_line(envelope, content=False, service_name=None) for envelope in lit] == [
+            line for line in written if "rude" not in line
+        ]
+        assert 6 == len(written)
+
+    def test_text_for_people(self):
+        """
+        A text line does not depend on those that were written before it either.
+        """
+        bus = Bus()
+        with capture(bus) as heard:
+            for event in one_of_each_type():
+                with harken.scope(run_id=event.__class__.__name__, tenant=HOSTILE):
+                    bus.publish(event)
+        options: dict[str, Any] = {
+            "format": "text",
+            "level": "debug",
+            "levels": {"llm.chunk": "debug"},
+        }
+        together, alone = io.StringIO(), io.StringIO()
+        LogHandler(together, **options).write(heard.envelopes)
+        for envelope in heard.envelopes:
+            LogHandler(alone, **options).write([envelope])
+
+        assert alone.getvalue() == together.getvalue()
+        assert len(heard.envelopes) == together.getvalue().count("\n")
 
 
 class TestUnreadable:
@@ -388,6 +630,21 @@ class TestUnreadable:
             "trace_id": heard.envelopes[1].trace_id,
             "data": {"word": "x"},
         }.items() <= marked.items()
+
+    def test_what_is_below_the_level_stays_there(self):
+        """
+        Beside an event that cannot be read, what is not to be logged is not.
+        """
+        stream = io.StringIO()
+        bus = fixed_bus()
+        with capture(bus) as heard:
+            for event in (WheelOpened(wheel="1"), RudeShouted(word="x")):
+                bus.publish(event)
+        LogHandler(stream).write(heard.envelopes)
+
+        assert ["log_test.rude_shouted"] == [
+            strict(line)["event_name"] for line in stream.getvalue().splitlines()
+        ]
 
     def test_it_is_text_for_people_too(self):
         """
@@ -464,9 +721,11 @@ class TestSeverity:
 
     def test_table_names_real_events(self):
         """
-        Every event that the tables name is in the catalog.
+        Every event that the tables name is in the catalog, or a forwarder's.
         """
-        assert set() == {*_fields.LEVEL_OF_EVENT, *_fields.QUIET} - set(event_types())
+        known = {*event_types(), event_name(ForwardMeasured)}
+
+        assert set() == {*_fields.LEVEL_OF_EVENT, *_fields.QUIET} - known
 
     @pytest.mark.parametrize(
         ("level", "number"),
@@ -706,7 +965,7 @@ class TestStream:
 
         assert (1, 1) == (first.getvalue().count("\n"), second.getvalue().count("\n"))
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_without_stderr_nothing_happens(self, monkeypatch, format):
         """
         A process without standard error does not fail for its log.

@@ -290,7 +290,7 @@ class TestLine:
 
     @pytest.mark.parametrize(
         ("level", "name", "number"),
-        [(5, "level 5", 1), (20, "info", 9), (25, "level 25", 12), (70, "level 70", 24)],
+        [(3, "level 3", 1), (20, "info", 9), (25, "level 25", 12), (70, "level 70", 24)],
     )
     def test_levels_by_number(self, level, name, number):
         """
@@ -655,7 +655,7 @@ class TestValues:
                 max_leaves=8,
             ),
         ),
-        format=st.sampled_from(["json", "text"]),
+        format=st.sampled_from(["json", "text", "ecs"]),
     )
     def test_no_call_raises(self, event, args, fields, format):
         """
@@ -673,7 +673,7 @@ class TestValues:
         else:
             assert written[:-1].isascii()
             assert written[:-1].isprintable()
-            assert "info" == stream.line["level"]
+            assert "info" == stream.line["log.level" if format == "ecs" else "level"]
 
     @given(
         event=st.text() | st.integers() | st.builds(Angry),
@@ -726,7 +726,7 @@ class TestExceptions:
         assert "fail" == inner["frames"][-1]["name"]
         assert {"filename", "lineno", "name"} == set(inner["frames"][-1])
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_has_no_local_variables(self, format):
         """
         What a function held in its variables is not in the log.
@@ -746,7 +746,7 @@ class TestExceptions:
         assert "boom" in stream.getvalue()
         assert "hiddenhidden" not in stream.getvalue()
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_deep_stacks_are_cut(self, format):
         """
         Of a deep recursion only some frames are logged.
@@ -794,7 +794,7 @@ class TestExceptions:
             member["exc_type"] for (member,) in shown["exceptions"]
         ]
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_exception_that_cannot_be_described(self, format):
         """
         An exception that raises when it is looked at is named all the same.
@@ -811,7 +811,7 @@ class TestExceptions:
         assert "ExceptionGroup" in stream.getvalue()
         assert "AngryError" in stream.getvalue()
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_exception_that_hides_its_cause(self, format):
         """
         An exception whose traceback cannot be made is named by its class.
@@ -855,7 +855,7 @@ class TestSecrets:
     Secrets do not get into the log.
     """
 
-    @pytest.mark.parametrize("format", ["json", "text"])
+    @pytest.mark.parametrize("format", ["json", "text", "ecs"])
     def test_are_redacted_wherever_they_are(self, format):
         """
         Messages, arguments, fields, bound values, scope and exceptions are redacted.
@@ -908,7 +908,7 @@ class TestSecrets:
             def suspicious(self, line: bytes) -> bool:
                 raise RuntimeError("no")
 
-        for format in ("json", "text"):
+        for format in ("json", "text", "ecs"):
             stream = Log()
             with configure_logging(format, stream=stream, redactor=Broken()):
                 structlog.get_logger("app").info(SECRET)
@@ -1246,6 +1246,44 @@ class TestConfiguring:
         logging.getLogger().removeHandler(handler)
 
         assert stream.getvalue().endswith("}\ny\n")
+
+    @pytest.mark.parametrize("place", ["stdout", "stderr"])
+    def test_force_takes_over_other_loggers(self, monkeypatch, place):
+        """
+        With *force*, a logger that writes to the console by itself is heard once, as the others
+        are, and gets its handler back in the end.
+        """
+        console = {"stdout": Log(), "stderr": Log()}
+        for name, stream in console.items():
+            monkeypatch.setattr(sys, name, stream)
+        logger = logging.getLogger(f"test.server.{place}")
+        own, elsewhere = logging.StreamHandler(console[place]), logging.StreamHandler(Log())
+        logger.handlers, logger.propagate = [own, elsewhere], False
+
+        with configure_logging(force=True):
+            logger.warning("heard", extra={"color_message": "kept"})
+            during = list(logger.handlers)
+
+        assert ("heard", "kept") == (
+            console["stderr"].line["message"],
+            console["stderr"].line["color_message"],
+        )
+        assert "" == console["stdout"].getvalue()
+        assert ([elsewhere], False) == (during, logger.propagate)
+        assert {own, elsewhere} == set(logger.handlers)
+
+    def test_other_loggers_stay_without_force(self):
+        """
+        Without it, they go on as they were.
+        """
+        stream = Log()
+        logger = logging.getLogger("test.server.own")
+        logger.handlers, logger.propagate = [logging.StreamHandler(stream)], False
+
+        with configure_logging(stream=stream):
+            logger.warning("heard")
+
+        assert "heard\n" == stream.getvalue()
 
     def test_class_of_loggers_stays(self, log):
         """

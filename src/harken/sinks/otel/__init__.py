@@ -5,12 +5,22 @@ Traces: a span for each operation, with the ids that audit records and log lines
 from __future__ import annotations
 
 from harken.sinks.otel.ambient import (
+    content_from_environment,
     current_traceparent,
+    exceptions_from_environment,
+    latest_from_environment,
     ratio_from_environment,
     use_current_span,
 )
-from harken.sinks.otel.exporters import console_exporter, file_exporter, otlp_exporter, span_line
-from harken.sinks.otel.outputs import IdGenerator, SpanExportError
+from harken.sinks.otel.exporters import (
+    console_exporter,
+    file_exporter,
+    otlp_exporter,
+    otlp_log_exporter,
+    span_line,
+)
+from harken.sinks.otel.exporting import SpanExportError
+from harken.sinks.otel.outputs import IdGenerator
 from harken.sinks.otel.recorder import SpanRecorder
 
 __all__ = [
@@ -18,9 +28,13 @@ __all__ = [
     "SpanExportError",
     "SpanRecorder",
     "console_exporter",
+    "content_from_environment",
     "current_traceparent",
+    "exceptions_from_environment",
     "file_exporter",
+    "latest_from_environment",
     "otlp_exporter",
+    "otlp_log_exporter",
     "ratio_from_environment",
     "span_line",
     "use_current_span",

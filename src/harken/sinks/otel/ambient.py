@@ -1,16 +1,32 @@
 """
-What the application's own OpenTelemetry says: its current span, and its environment variables.
+The application's own OpenTelemetry: its current span, in both directions, and its variables.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import NamedTuple
+from weakref import WeakSet
 
-from opentelemetry.trace import get_current_span
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+    set_span_in_context,
+)
 
-from harken import register_trace_source
+from harken import Scope, register_trace_source, register_trace_target
+from harken.sinks.otel.mapping import LATEST_OPT_IN
+
+MAX_LEFT = 64
+"""Blocks left out of turn that are remembered, for each thread or task."""
 
 _log = logging.getLogger("harken")
 
@@ -44,6 +60,84 @@ def _carrier() -> tuple[str | None, str | None] | None:
     return traceparent, context.trace_state.to_header() or None
 
 
+_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_CONTENTS = {
+    "": (False, False),
+    "NO_CONTENT": (False, False),
+    "SPAN_ONLY": (True, False),
+    "EVENT_ONLY": (False, True),
+    "SPAN_AND_EVENT": (True, True),
+}
+
+
+class Nested(NamedTuple):
+    """
+    The OpenTelemetry context around an operation's block, and the one inside of it.
+    """
+
+    outer: Context
+    inner: Context
+
+
+_lock = threading.Lock()
+_nesting: WeakSet[object] = WeakSet()
+# Those that were left while another one was still current, as generators do that take turns.
+_left: ContextVar[tuple[Nested, ...]] = ContextVar("harken.otel.left", default=())
+
+
+def nest_for(recorder: object) -> None:
+    """
+    Let code inside of an operation's block have its span as the current one, for *recorder*.
+
+    It holds for the whole process, until `nest_without()` was called for every recorder; they are
+    not kept alive.
+    """
+    with _lock:
+        _nesting.add(recorder)
+        register_trace_target(_nest)
+
+
+def nest_without(recorder: object) -> None:
+    """
+    Let it be, as far as *recorder* is concerned.
+    """
+    with _lock:
+        if recorder in _nesting:
+            _nesting.discard(recorder)
+            register_trace_target(_nest if _nesting else None)
+
+
+def _nest(inside: Scope) -> Callable[[], None]:
+    operation = inside.operation
+    assert operation is not None
+    context = SpanContext(
+        int(operation.trace_id, 16),
+        int(operation.span_id, 16),
+        False,
+        TraceFlags(operation.trace_flags),
+        TraceState.from_header([inside.tracestate]) if inside.tracestate else None,
+    )
+    outer = get_current()
+    nested = Nested(outer, set_span_in_context(NonRecordingSpan(context), outer))
+    attach(nested.inner)
+    return lambda: _leave(nested)
+
+
+def _leave(nested: Nested) -> None:
+    # Never detach(): it reports an error wherever a block is left in another context than it was
+    # entered in, as by an async generator that the event loop closes.
+    left = _left.get()
+    if get_current() is not nested.inner:
+        _left.set((*left[1 - MAX_LEFT :], nested))
+        return
+    outer = nested.outer
+    while found := [one for one in left if one.inner is outer]:
+        outer = found[0].outer
+        left = tuple(one for one in left if one is not found[0])
+        _left.set(left)
+    attach(outer)
+
+
 def ratio_from_environment(environ: Mapping[str, str] | None = None) -> float:
     """
     Return the part of all traces that ``OTEL_TRACES_SAMPLER`` and its ``_ARG`` ask for.
@@ -68,6 +162,53 @@ def ratio_from_environment(environ: Mapping[str, str] | None = None) -> float:
         _log.warning("OTEL_TRACES_SAMPLER=%s is not known; every trace is recorded", sampler)
         return 1.0
     return _RATIOS[sampler]
+
+
+def content_from_environment(environ: Mapping[str, str] | None = None) -> tuple[bool, bool]:
+    """
+    Return whether content is wanted on spans, and whether on events.
+
+    ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says so: ``NO_CONTENT``, which is the
+    default, ``SPAN_ONLY``, ``EVENT_ONLY`` or ``SPAN_AND_EVENT``. What is not known amounts to no
+    content, with a warning.
+
+    Args:
+        environ: By default the process's own.
+    """
+    environ = os.environ if environ is None else environ
+    word = environ.get(_CONTENT, "").strip()
+    if word.upper() not in _CONTENTS:
+        _log.warning("%s=%s is not known; no content is exported", _CONTENT, word)
+        return False, False
+    return _CONTENTS[word.upper()]
+
+
+def exceptions_from_environment(environ: Mapping[str, str] | None = None) -> tuple[bool, bool]:
+    """
+    Return whether exceptions are wanted as span events, and whether as log events.
+
+    ``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`` says so: ``logs``, ``logs/dup`` for both, or nothing.
+
+    Args:
+        environ: By default the process's own.
+    """
+    environ = os.environ if environ is None else environ
+    words = environ.get("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "").split(",")
+    chosen = {word.strip() for word in words}
+    both = "logs/dup" in chosen
+    return both or "logs" not in chosen, both or "logs" in chosen
+
+
+def latest_from_environment(environ: Mapping[str, str] | None = None) -> bool:
+    """
+    Whether ``OTEL_SEMCONV_STABILITY_OPT_IN`` asks for the newest GenAI names.
+
+    Args:
+        environ: By default the process's own.
+    """
+    environ = os.environ if environ is None else environ
+    words = environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+    return LATEST_OPT_IN in (word.strip() for word in words)
 
 
 def _ratio(text: str) -> float:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import IO, TypeAlias
+from types import ModuleType
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -25,10 +26,15 @@ from harken import JSON
 from harken.errors import TraceExporterError
 from harken.sinks.otel.attributes import attribute_value
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+
 _OTLP = {
-    "http/protobuf": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "grpc": "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+    "http/protobuf": ("opentelemetry.exporter.otlp.proto.http", "harken[otlp]"),
+    "grpc": ("opentelemetry.exporter.otlp.proto.grpc", "harken[otlp-grpc]"),
 }
+
+_MODULES = {"TRACES": "trace_exporter", "LOGS": "_log_exporter"}
 
 # Spans of other libraries come through these exporters, too; the SDK sets no limit by default.
 _MAX_TEXT = 65_536
@@ -71,7 +77,26 @@ def otlp_exporter() -> SpanExporter:
     Raises:
         TraceExporterError: The package for that protocol is not installed, or there is none.
     """
-    variables = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    make: MakeExporter = _otlp("TRACES").OTLPSpanExporter
+    return OtlpExporter(make)
+
+
+def otlp_log_exporter() -> LogRecordExporter:
+    """
+    Return the official OTLP exporter for logs, likewise; ``..._LOGS_PROTOCOL`` is asked first.
+
+    Raises:
+        TraceExporterError: As above.
+    """
+    make: Callable[[], LogRecordExporter] = _otlp("LOGS").OTLPLogExporter
+    return make()
+
+
+def _otlp(signal: Literal["TRACES", "LOGS"]) -> ModuleType:
+    """
+    Return the module that has the exporter for *signal*.
+    """
+    variables = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     named = (os.environ.get(variable, "").strip() for variable in variables)
     protocol = next(filter(None, named), "http/protobuf")
     if protocol not in _OTLP:
@@ -79,16 +104,14 @@ def otlp_exporter() -> SpanExporter:
             f"there is no OTLP exporter for the protocol {protocol!r}; "
             f"set {variables[1]} to {' or '.join(_OTLP)}"
         )
-    package = _OTLP[protocol].removesuffix(".trace_exporter").replace(".", "-")
+    module, extra = _OTLP[protocol]
     try:
-        module = importlib.import_module(_OTLP[protocol])
+        return importlib.import_module(f"{module}.{_MODULES[signal]}")
     except ImportError as error:
+        package = module.replace(".", "-")
         raise TraceExporterError(
-            f"spans cannot be sent by OTLP: {package} is not installed ({error}); "
-            "install harken[otlp]" + (f" and {package}" if protocol == "grpc" else "")
+            f"spans cannot be sent by OTLP: {package} is not installed ({error}); install {extra}"
         ) from error
-    make: MakeExporter = module.OTLPSpanExporter
-    return OtlpExporter(make)
 
 
 class LineExporter(SpanExporter, ABC):

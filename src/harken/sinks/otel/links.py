@@ -4,12 +4,13 @@ Links: which earlier span a span goes back to, where that is not its parent.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from itertools import islice
 
-import msgspec
+from opentelemetry.trace import Link, SpanContext, TraceFlags
 
 from harken import Envelope, Event
+from harken.sinks.otel.attributes import AttributeValue
 
 MAX_REMEMBERED = 2_048
 """Spans that later ones can go back to, at least; twice as many at most."""
@@ -17,25 +18,16 @@ MAX_REMEMBERED = 2_048
 MAX_LINKS = 32
 """Links of one span that are kept."""
 
-
-class SpanLink(msgspec.Struct, frozen=True):
-    """
-    An earlier span, which is sampled, and why this one goes back to it.
-
-    Attributes:
-        reason:
-            ``retry`` of the same thing, ``resumed`` session or run, ``cause`` that its publisher
-            named or whose handler published it, or the ``session`` that a trace belongs to.
-    """
-
-    trace_id: int
-    span_id: int
-    reason: str
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class Links:
     """
     Remembers sampled spans, and finds those that an operation goes back to. Not thread-safe.
+
+    A link's ``harken.link.reason`` is ``retry`` of the same thing, ``resumed`` session or run,
+    ``cause`` that its publisher named or whose handler published it, or the ``session`` that a
+    trace belongs to.
     """
 
     # A place is a text, which costs the garbage collector nothing: trace id, span id, and the
@@ -52,12 +44,12 @@ class Links:
         for memory in (self._by_event, self._by_thing, self._sessions):
             memory.forget()
 
-    def began(self, start: Envelope[Event]) -> None:
+    def began(self, start: Envelope[Event], span_id: str) -> None:
         """
         Remember where an operation began.
         """
         name = start.type.name
-        place = start.trace_id + start.span_id + name
+        place = f"{start.trace_id}{span_id}{name}"
         self._by_event.keep(start.id, place)
         if name == "session.started" and start.session_id is not None:
             self._sessions.keep(start.session_id, place)
@@ -67,51 +59,49 @@ class Links:
         Remember in which span *point* happened, if in any.
         """
         if point.scope.operation is not None:
-            self._by_event.keep(point.id, point.trace_id + point.span_id + point.name)
+            place = f"{point.trace_id}{point.span_id}{point.name}"
+            self._by_event.keep(point.id, place)
 
     def ended(
         self,
         end: Envelope[Event],
-        operation: str,
+        here: str,
         thing: str,
-        parent: str | None,
-        session: object,
-        *,
-        again: bool,
-    ) -> tuple[SpanLink, ...]:
+        session: AttributeValue | None,
+        attributes: Mapping[str, AttributeValue],
+    ) -> Sequence[Link]:
         """
         Remember where an operation ended, and return what it goes back to.
 
         Args:
-            operation: The dotted name of its start.
+            here: Its trace id, its span id, and the dotted name of its start, without a gap.
 
             thing: What it was about, empty when nobody can say; the next one about the same thing
                 goes back to this one.
 
-            parent: The id of the span around it, if any.
-
             session: Of a root, the session's id, or None.
 
-            again: Whether it says itself that it is not the first attempt.
+            attributes: Those of its span.
         """
-        here = end.trace_id + end.span_id + operation
         self._by_event.keep(end.id, here)
         reasons: dict[str, str] = {}
         if thing:
-            before = self._by_thing.get(thing)
+            before = self._by_thing.exchange(thing, here)
             if before:
-                reasons[before] = _REASONS.get(operation, "retry")
-            self._by_thing.keep(thing, here)
-        begun = end if end.started is None else end.started
-        for cause in begun.causes:
-            place = self._by_event.get(cause)
-            retries = again and place[_NAME:] == operation
-            reasons.setdefault(place, "retry" if retries else "cause")
+                reasons[before] = _REASONS.get(here[_NAME:], "retry")
+        causes = end.causes if end.started is None else end.started.causes
+        if causes:
+            attempt = attributes.get("harken.tool.attempt")
+            again = isinstance(attempt, int) and attempt > 1
+            for cause in causes:
+                place = self._by_event.get(cause)
+                retries = again and place[_NAME:] == here[_NAME:]
+                reasons.setdefault(place, "retry" if retries else "cause")
         if isinstance(session, str):
             root = self._sessions.get(session)
-            if root[:_SPAN] != here[:_SPAN]:
+            if root and root[:_SPAN] != here[:_SPAN]:
                 reasons.setdefault(root, "session")
-        return _links(reasons, (here[_SPAN:_NAME], parent)) if reasons else ()
+        return _links(reasons, (here[_SPAN:_NAME], end.parent_span_id)) if reasons else ()
 
 
 class _Memory:
@@ -137,6 +127,14 @@ class _Memory:
         """
         return self._young.get(key) or self._old.get(key, "")
 
+    def exchange(self, key: str, place: str) -> str:
+        """
+        Keep *place*, and return the one that was kept before.
+        """
+        before = self._young.get(key) or self._old.get(key, "")
+        self.keep(key, place)
+        return before
+
 
 # Where the span id and the name begin in a place.
 _SPAN, _NAME = 32, 48
@@ -144,9 +142,12 @@ _SPAN, _NAME = 32, 48
 _REASONS = {"session.started": "resumed", "run.started": "resumed"}
 
 
-def _links(reasons: Mapping[str, str], near: Container[str | None]) -> tuple[SpanLink, ...]:
+def _links(reasons: Mapping[str, str], near: Container[str | None]) -> Sequence[Link]:
     links = (
-        SpanLink(int(place[:_SPAN], 16), int(place[_SPAN:_NAME], 16), reason)
+        Link(
+            SpanContext(int(place[:_SPAN], 16), int(place[_SPAN:_NAME], 16), False, _SAMPLED),
+            {"harken.link.reason": reason},
+        )
         for place, reason in reasons.items()
         if place and place[_SPAN:_NAME] not in near
     )

@@ -33,6 +33,12 @@ import msgspec
 VERSION = "1"
 """Of this table; exported as the attribute ``harken.mapping.version`` of the scope."""
 
+LATEST_OPT_IN = "gen_ai_latest_experimental"
+"""What ``OTEL_SEMCONV_STABILITY_OPT_IN`` says to get `LATEST`; the version then ends in it."""
+
+OPERATION_NAME = "gen_ai.operation.name"
+"""The attribute that says which of the conventions' operations a span is."""
+
 Kind = Literal["internal", "client"]
 Sources = tuple[tuple[str, str], ...]
 
@@ -51,11 +57,15 @@ class SpanMapping(msgspec.Struct, frozen=True):
 
         client_if: A field and the value that makes the kind "client".
 
+        client_is: What such a client's span says besides, attribute and value.
+
         attributes: Attribute and source.
 
         prefixed: The same, for attributes under the application's own prefix.
 
         content: Attribute and source of what is only exported with ``content=True``.
+
+        exception: The name of the log event for an exception that ended it.
 
         again: The attributes that say what the operation is about; the span of the next one
             about the same thing has a link to this one, because it tries or goes on once more.
@@ -67,9 +77,11 @@ class SpanMapping(msgspec.Struct, frozen=True):
     operation: str = ""
     kind: Kind = "internal"
     client_if: tuple[str, str] | None = None
+    client_is: tuple[tuple[str, str], ...] = ()
     attributes: Sources = ()
     prefixed: Sources = ()
     content: Sources = ()
+    exception: str = "harken.operation.exception"
     again: tuple[str, ...] = ()
     again_anywhere: bool = False
 
@@ -217,6 +229,7 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
             name="execute_tool {tool_name}",
             operation="execute_tool",
             client_if=("tool_type", "mcp"),
+            client_is=(("mcp.method.name", "tools/call"),),
             attributes=(
                 ("gen_ai.tool.name", "tool_name"),
                 ("gen_ai.tool.call.id", "tool_call_id"),
@@ -239,6 +252,7 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("gen_ai.tool.call.arguments", "arguments"),
                 ("gen_ai.tool.call.result", "result"),
             ),
+            exception="gen_ai.execute_tool.exception",
             again=("gen_ai.tool.call.id",),
         ),
         "llm.started": SpanMapping(
@@ -271,6 +285,7 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
                 ("tokens.input", "input_tokens:nonzero"),
                 ("tokens.output", "output_tokens:nonzero"),
             ),
+            exception="gen_ai.client.operation.exception",
             again=("harken.llm.call_id",),
         ),
         "validation.started": SpanMapping(
@@ -298,6 +313,25 @@ SPANS: Mapping[str, SpanMapping] = MappingProxyType(
     }
 )
 """By the dotted name of the start. An operation that is not here gets a generic span."""
+
+_LATEST_AGENT = {"gen_ai.usage.cache_read.input_tokens": "harken.usage.cached_tokens"}
+
+LATEST: Mapping[str, SpanMapping] = MappingProxyType(
+    {
+        **SPANS,
+        "run.started": msgspec.structs.replace(
+            SPANS["run.started"],
+            attributes=tuple(
+                (_LATEST_AGENT.get(key, key), source)
+                for key, source in SPANS["run.started"].attributes
+            ),
+        ),
+    }
+)
+"""
+The same with the newest names, those that come after the conventions 1.41.0: a span of an agent
+in this process has no attributes for cached tokens any more.
+"""
 
 GENERIC_PREFIX = "harken.data."
 """Before the field names of operations that have no entry, and of span events."""

@@ -9,60 +9,43 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import msgspec
-from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, Tracer, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, StaticSampler, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
-    Link,
     NonRecordingSpan,
     SpanContext,
-    SpanKind,
-    Status,
     StatusCode,
     TraceFlags,
     TracerProvider as AnyTracerProvider,
     set_span_in_context,
 )
 
-from harken import SupportsAfterFork
-from harken.errors import HarkenError
-from harken.sinks.otel.exporters import LineExporter
-from harken.sinks.otel.mapping import VERSION
-from harken.sinks.otel.spans import Span
-
-T = TypeVar("T")
+from harken.sinks.otel.exporting import Exporting, WayOut, emit_each, flush_provider
 
 SCOPE_NAME = "harken"
-SCOPE_ATTRIBUTES = {"harken.mapping.version": VERSION}
-
-_UNSET = Status(StatusCode.UNSET)
-
-# The key is made anew in each process, and instrumentations of HTTP libraries ask for this very
-# one; the API has no public name for it.
-_SUPPRESS = str(getattr(context_api, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"))
-
-
-class SpanExportError(HarkenError):
-    """
-    Spans did not reach their backend and are lost; the exporter has logged why.
-    """
 
 
 class IdGenerator(RandomIdGenerator):
     """
     Gives spans the ids that were set for them, and random ids to all others.
 
-    For a tracer provider of your own that has another generator than the SDK's default::
+    For a tracer provider of your own that has another generator than the SDK's default:
+
+    .. code-block:: python
+
+        from harken import Bus
+        from harken.sinks.otel import IdGenerator, SpanRecorder
+        from opentelemetry.sdk.trace import TracerProvider
 
         provider = TracerProvider(id_generator=IdGenerator())
+        bus = Bus()
         bus.attach(SpanRecorder(provider=provider))
     """
 
@@ -70,46 +53,53 @@ class IdGenerator(RandomIdGenerator):
         self._set = threading.local()
 
     @contextmanager
-    def using(self, span: Span) -> Generator[None]:
+    def using(self, context: SpanContext) -> Generator[None]:
         """
-        Set the ids of *span* for what this thread starts in the block.
+        Set the ids of what this thread starts in the block.
         """
-        self._set.span = span
+        self._set.context = context
         try:
             yield
         finally:
-            self._set.span = None
+            self._set.context = None
 
-    def _span(self) -> Span | None:
-        found: Span | None = getattr(self._set, "span", None)
+    def _context(self) -> SpanContext | None:
+        found: SpanContext | None = getattr(self._set, "context", None)
         return found
 
     def generate_trace_id(self) -> int:
         """
         Return the trace id that was set, or a random one.
         """
-        span = self._span()
-        return super().generate_trace_id() if span is None else span.trace_id
+        context = self._context()
+        return super().generate_trace_id() if context is None else context.trace_id
 
     def generate_span_id(self) -> int:
         """
         Return the span id that was set, or a random one.
         """
-        span = self._span()
-        return super().generate_span_id() if span is None else span.span_id
+        context = self._context()
+        return super().generate_span_id() if context is None else context.span_id
 
     def is_trace_id_random(self) -> bool:
         """
         Whether the W3C flag "random" is true of the trace id.
         """
-        span = self._span()
-        return span is None or bool(span.trace_flags & 2)
+        context = self._context()
+        return context is None or bool(context.trace_flags & 2)
 
 
-class Output(Protocol):
+class Output(WayOut, Protocol):
     """
     Where finished spans go.
     """
+
+    @property
+    def keeps_ids(self) -> bool:
+        """
+        Whether spans arrive with the ids that they were given.
+        """
+        ...
 
     def keeps(self, trace_id: str, /) -> bool:
         """
@@ -117,43 +107,35 @@ class Output(Protocol):
         """
         ...
 
-    def emit(self, spans: Sequence[Span], /) -> None:
+    def resource(self) -> Resource:
+        """
+        Return what the spans of this process are of.
+        """
+        ...
+
+    def emit(self, spans: Sequence[ReadableSpan], /) -> None:
         """
         Hand on *spans*.
         """
         ...
 
-    def flush(self, timeout: float) -> bool | None:
-        """
-        Wait at most *timeout* seconds; None when nobody can say whether the spans have arrived.
-        """
-        ...
 
-    def close(self, timeout: float) -> None:
-        """
-        Let go of what is ours within *timeout* seconds.
-        """
-        ...
-
-    def after_fork(self) -> None:
-        """
-        Begin anew in a forked child.
-        """
-        ...
-
-
-class ToExporter:
+class ToExporter(Exporting[ReadableSpan]):
     """
-    Exports each batch at once, in the calling thread, so that success and failure are known.
-
-    Spans are built directly, which is a tenth of the price of starting and ending them.
+    Exports spans; see `Exporting`.
     """
 
     def __init__(self, exporter: SpanExporter, make_resource: Callable[[], Resource]) -> None:
-        self._exporter = exporter
+        super().__init__(lambda: exporter, SpanExportResult.FAILURE, "spans")
         self._make_resource = make_resource
         self._resource: Resource | None = make_resource()
-        self._scope = InstrumentationScope(SCOPE_NAME, _version(), None, SCOPE_ATTRIBUTES)
+
+    @property
+    def keeps_ids(self) -> bool:
+        """
+        Always.
+        """
+        return True
 
     def keeps(self, trace_id: str, /) -> bool:
         """
@@ -161,42 +143,22 @@ class ToExporter:
         """
         return True
 
-    def emit(self, spans: Sequence[Span], /) -> None:
+    def resource(self) -> Resource:
+        """
+        Return what the recorder was given, with what the environment says.
+        """
+        if self._resource is None:
+            self._resource = self._make_resource()
+        return self._resource
+
+    def emit(self, spans: Sequence[ReadableSpan], /) -> None:
         """
         Export *spans*.
 
         Raises:
             SpanExportError: The exporter says that it failed.
         """
-        if self._resource is None:
-            self._resource = self._make_resource()
-        readable = [self._readable(span) for span in spans]
-        token = context_api.attach(context_api.set_value(_SUPPRESS, True, Context()))
-        try:
-            result = self._exporter.export(readable)
-        finally:
-            context_api.detach(token)
-        if result is SpanExportResult.FAILURE:
-            raise SpanExportError(f"{len(spans)} spans were not exported and are lost")
-
-    def flush(self, timeout: float) -> bool | None:
-        """
-        Let the exporter send what it holds back; False when it says so or takes too long.
-        """
-        if isinstance(self._exporter, LineExporter):
-            return True
-        milliseconds = int(timeout * 1000)
-        done, flushed = within(timeout, lambda: self._exporter.force_flush(milliseconds))
-        return done and flushed is not False
-
-    def close(self, timeout: float) -> None:
-        """
-        Shut the exporter down; when that takes too long, it goes on behind our back.
-        """
-        if isinstance(self._exporter, LineExporter):
-            self._exporter.shutdown()
-        else:
-            within(timeout, self._exporter.shutdown)
+        self.export(spans)
 
     def after_fork(self) -> None:
         """
@@ -205,28 +167,7 @@ class ToExporter:
         # Made when it is needed: the SDK starts threads for it, and inside of the fork a lock of
         # concurrent.futures may still be held.
         self._resource = None
-        if isinstance(self._exporter, SupportsAfterFork):
-            self._exporter.after_fork()
-
-    def _readable(self, span: Span) -> ReadableSpan:
-        flags = TraceFlags(span.trace_flags)
-        return ReadableSpan(
-            name=span.name,
-            context=SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=flags),
-            parent=_parent(span),
-            resource=self._resource,
-            attributes=span.attributes,
-            events=[
-                Event(event.name, event.attributes, timestamp=event.time_ns)
-                for event in span.events
-            ],
-            links=_links(span) if span.links else (),
-            kind=_kind(span),
-            status=_status(span),
-            start_time=span.start_ns,
-            end_time=span.end_ns,
-            instrumentation_scope=self._scope,
-        )
+        super().after_fork()
 
 
 class ToProvider:
@@ -237,10 +178,11 @@ class ToProvider:
     spans is known to its processors only.
     """
 
-    def __init__(self, provider: AnyTracerProvider) -> None:
+    def __init__(self, provider: AnyTracerProvider, scope: InstrumentationScope) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer(SCOPE_NAME, _version(), attributes=SCOPE_ATTRIBUTES)
+        self._tracer = provider.get_tracer(scope.name, scope.version, attributes=scope.attributes)
         self._ids: IdGenerator | None = None
+        self._nobody = Resource({})
         if isinstance(self._tracer, Tracer):
             generator = self._tracer.id_generator
             if type(generator) is RandomIdGenerator:
@@ -256,6 +198,13 @@ class ToProvider:
                 stacklevel=4,
             )
 
+    @property
+    def keeps_ids(self) -> bool:
+        """
+        Whether the provider has an `IdGenerator`, or none of its own.
+        """
+        return self._ids is not None
+
     def keeps(self, trace_id: str, /) -> bool:
         """
         Return what the provider's sampler says, when it goes by the trace id and nothing else.
@@ -270,24 +219,28 @@ class ToProvider:
         decision = root.should_sample(Context(), int(trace_id, 16), "").decision
         return decision is not Decision.DROP
 
-    def emit(self, spans: Sequence[Span], /) -> None:
+    def resource(self) -> Resource:
+        """
+        Return an empty one: the provider has its own.
+        """
+        return self._nobody
+
+    def emit(self, spans: Sequence[ReadableSpan], /) -> None:
         """
         Start and end *spans*. Never in the ambient context: their parents are their own.
+
+        Raises:
+            SpanExportError: A sampler or a processor raised; which spans are lost is said.
         """
-        for span in spans:
-            self._emit(span)
+        emit_each(spans, self._emit, "spans")
 
     def flush(self, timeout: float) -> bool | None:
         """
-        Let the processors send what they hold; None when they did, since that proves nothing.
-
-        The SDK's processors return True after a failed export, and do not keep the timeout.
+        Let the processors send what they hold; None when nobody can say whether they did.
         """
         if not isinstance(self._provider, TracerProvider):
             return None
-        provider, milliseconds = self._provider, int(timeout * 1000)
-        done, flushed = within(timeout, lambda: provider.force_flush(milliseconds))
-        return None if done and flushed else False
+        return flush_provider(self._provider, timeout)
 
     def close(self, timeout: float) -> None:
         """
@@ -300,37 +253,42 @@ class ToProvider:
         Do nothing: the SDK renews what it has.
         """
 
-    def _emit(self, span: Span) -> None:
-        sampled = self._sampled(span)
+    def _emit(self, span: ReadableSpan) -> None:
+        given = span.get_span_context()
+        assert given is not None
+        sampled = self._sampled(span, given)
         if sampled is None:
             return
-        span = msgspec.structs.replace(span, trace_flags=sampled)
-        parent = _parent(span)
-        attributes = dict(span.attributes)
+        flags = TraceFlags(sampled)
+        own = SpanContext(given.trace_id, given.span_id, False, flags)
+        parent = span.parent
+        if parent is not None:
+            parent = SpanContext(parent.trace_id, parent.span_id, False, flags)
+        attributes = dict(span.attributes or {})
         if self._ids is None:
-            attributes["harken.span_id"] = f"{span.span_id:016x}"
+            attributes["harken.span_id"] = f"{own.span_id:016x}"
             # Without a parent the SDK would make up a trace id, and a trace without a root is
             # better than a root without its trace.
-            parent = parent or SpanContext(span.trace_id, span.span_id, False, TraceFlags(sampled))
+            parent = parent or own
         context = Context()
         if parent is not None:
             context = set_span_in_context(NonRecordingSpan(parent), context)
-        with nullcontext() if self._ids is None else self._ids.using(span):
+        with nullcontext() if self._ids is None else self._ids.using(own):
             started = self._tracer.start_span(
                 span.name,
                 context=context,
-                kind=_kind(span),
+                kind=span.kind,
                 attributes=attributes,
-                links=_links(span),
-                start_time=span.start_ns,
+                links=span.links,
+                start_time=span.start_time,
             )
         for event in span.events:
-            started.add_event(event.name, event.attributes, timestamp=event.time_ns)
-        if span.error:
-            started.set_status(_status(span))
-        started.end(end_time=span.end_ns)
+            started.add_event(event.name, event.attributes, timestamp=event.timestamp)
+        if span.status.status_code is StatusCode.ERROR:
+            started.set_status(span.status)
+        started.end(end_time=span.end_time)
 
-    def _sampled(self, span: Span) -> int | None:
+    def _sampled(self, span: ReadableSpan, given: SpanContext) -> int | None:
         """
         Return the flags of the trace; None when the provider's sampler does not want it.
 
@@ -338,58 +296,21 @@ class ToProvider:
         so there is no decision to inherit yet. By trace id they all get the same answer.
         """
         if not isinstance(self._provider, TracerProvider):
-            return span.trace_flags
+            return given.trace_flags
         decision = self._provider.sampler.should_sample(
-            Context(), span.trace_id, span.name, _kind(span), span.attributes, ()
+            Context(), given.trace_id, span.name, span.kind, span.attributes, ()
         ).decision
         if decision is Decision.DROP:
             return None
-        return span.trace_flags & ~1 | (decision is Decision.RECORD_AND_SAMPLE)
+        return given.trace_flags & ~1 | (decision is Decision.RECORD_AND_SAMPLE)
 
 
-def within(timeout: float, call: Callable[[], T]) -> tuple[bool, T | None]:
+def instrumentation_scope(mapping_version: str) -> InstrumentationScope:
     """
-    Call *call* in a thread of its own, and wait for it at most *timeout* seconds.
-
-    Returns:
-        Whether it returned in time, and what. An exception counts as not returning, and is
-        reported by `threading.excepthook`.
+    Return what spans are made by: harken, its version, and that of the table.
     """
-    returned: list[T] = []
-    thread = threading.Thread(
-        target=lambda: returned.append(call()), name="harken-spans", daemon=True
-    )
-    try:
-        thread.start()
-    except RuntimeError:
-        # The interpreter is exiting and starts no threads any more.
-        return True, call()
-    thread.join(timeout)
-    return (True, returned[0]) if returned else (False, None)
-
-
-def _parent(span: Span) -> SpanContext | None:
-    if not span.parent_span_id:
-        return None
-    return SpanContext(span.trace_id, span.parent_span_id, False, TraceFlags(span.trace_flags))
-
-
-def _links(span: Span) -> Sequence[Link]:
-    return [
-        Link(
-            SpanContext(link.trace_id, link.span_id, False, TraceFlags(TraceFlags.SAMPLED)),
-            {"harken.link.reason": link.reason},
-        )
-        for link in span.links
-    ]
-
-
-def _kind(span: Span) -> SpanKind:
-    return SpanKind.CLIENT if span.client else SpanKind.INTERNAL
-
-
-def _status(span: Span) -> Status:
-    return Status(StatusCode.ERROR, span.description or None) if span.error else _UNSET
+    about = {"harken.mapping.version": mapping_version}
+    return InstrumentationScope(SCOPE_NAME, _version(), None, about)
 
 
 def _version() -> str:

@@ -4,32 +4,72 @@ The sink that makes a span of each operation, when the operation ends.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TracerProvider
 
-from harken import Bus, Delivery, Envelope, Event, Outcome, event_name
-from harken.sinks.otel.ambient import use_current_span
-from harken.sinks.otel.exporters import LineExporter, otlp_exporter
+from harken import Bus, Delivery, Envelope, Event, Outcome, Scope, describe
+from harken.errors import TraceExporterError
+from harken.sinks.otel.ambient import (
+    content_from_environment,
+    exceptions_from_environment,
+    latest_from_environment,
+    nest_for,
+    nest_without,
+    use_current_span,
+)
+from harken.sinks.otel.attributes import attribute_value
+from harken.sinks.otel.exporters import LineExporter, otlp_exporter, otlp_log_exporter
+from harken.sinks.otel.exporting import SpanExportError
 from harken.sinks.otel.links import Links
-from harken.sinks.otel.mapping import LINKED, POINTS
-from harken.sinks.otel.outputs import Output, ToExporter, ToProvider
+from harken.sinks.otel.mapping import (
+    LATEST,
+    LATEST_OPT_IN,
+    LINKED,
+    POINTS,
+    SPANS,
+    VERSION,
+    SpanMapping,
+)
+from harken.sinks.otel.outputs import Output, ToExporter, ToProvider, instrumentation_scope
 from harken.sinks.otel.sampling import decide_for, decide_without
-from harken.sinks.otel.spans import Gathered, Recipe, Span, point_attributes, span_event
+from harken.sinks.otel.spans import (
+    Gathered,
+    Recipe,
+    encodable,
+    exception_attributes,
+    is_error,
+    log_attributes,
+    point_attributes,
+    span_event,
+)
 
-PointEvents: TypeAlias = Literal["none", "span_events"]
+if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider, LogRecord
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+
+    from harken.sinks.otel.logs import LogOutput
+
+PointEvents: TypeAlias = Literal["none", "span_events", "log_events"]
 
 MAX_OPEN = 1_000
 """Open operations that are remembered; the oldest are forgotten first."""
 
 RESULTS: tuple[str, ...] = ("ended", "timeout", "abandoned", "no_start", "evicted", "lost")
 """What may become of a span."""
+
+LOG_RESULTS: tuple[str, ...] = ("exported", "lost")
+"""What may become of a log event."""
+
+# What is true of operations that the table does not know.
+_UNMAPPED = SpanMapping(name="")
 
 _LOW_64_BITS = (1 << 64) - 1
 
@@ -41,6 +81,12 @@ class Role(Enum):
 
     START = "start"
     POINT = "point"
+
+
+# Looked up once, not for each event.
+_START: Final = Role.START
+_POINT: Final = Role.POINT
+_SUCCESS: Final = Outcome.success
 
 
 class SpanRecorder:
@@ -61,7 +107,8 @@ class SpanRecorder:
     An operation whose event cannot be read gets a span with its ids, its times, and the error's
     class as ``harken.unreadable``; it harms no other span.
 
-    Nothing is attached to the ambient context, and nothing is taken from it.
+    A span's parent comes from its envelope, never from the ambient context; and nothing is
+    attached to that, unless *current_span* asks for it.
 
     Args:
         exporter:
@@ -91,11 +138,28 @@ class SpanRecorder:
 
         content:
             Whether to export arguments, results and texts, as far as the bus captures them.
-            They are redacted either way.
+            They are redacted either way. By default
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides, for spans and for
+            events; without it there is none.
 
         point_events:
             "span_events" makes events that are no operations, such as ``credential.issued``,
-            events of the span they happen in.
+            events of the span they happen in. "log_events" makes each of them a log record with
+            an event name and the ids of its span, wherever it happens; what harken says about
+            itself, ``harken.*``, stays with the other sinks. Exceptions are events of their span;
+            with ``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs`` they are log events instead,
+            and with ``logs/dup`` both.
+
+        log_exporter: Where log events go; by default `otlp_log_exporter()`.
+
+        logger_provider:
+            A logger provider of the application to send log events through instead, likewise.
+
+        current_span:
+            Whether code inside of ``with bus.operation(...)`` has the operation's span as its
+            current OpenTelemetry span, so that the spans of other libraries come below it. It
+            holds for the whole process, until the recorder is closed. The operation's own span is
+            exported when it ends, after those.
 
         max_attributes:
             Attributes of a span that are kept, the most important first. The limits of
@@ -104,11 +168,14 @@ class SpanRecorder:
         max_attribute_length: Characters of an attribute that are kept, likewise.
 
     Raises:
-        TraceExporterError: There is no exporter given, and none for OTLP installed.
+        TraceExporterError: There is no exporter given, and none for OTLP installed; or the
+            OpenTelemetry that is installed has no log events.
 
-        TypeError: Both *exporter* and *provider* are given, or a resource for a *provider*.
+        TypeError: Both *exporter* and *provider* are given, or a resource for a *provider*; or
+            somewhere for log events to go although there are none.
 
-        ValueError: *ratio* is not between 0 and 1.
+        ValueError: *ratio* is not between 0 and 1; or *current_span* is asked for although the
+            provider makes its own ids, so that nothing could be below harken's.
     """
 
     name = "SpanRecorder"
@@ -123,20 +190,38 @@ class SpanRecorder:
         resource: Resource | None = None,
         ratio: float = 1.0,
         attributes_prefix: str | None = "infra_agent",
-        content: bool = False,
+        content: bool | None = None,
         point_events: PointEvents = "none",
+        log_exporter: LogRecordExporter | None = None,
+        logger_provider: LoggerProvider | None = None,
+        current_span: bool = False,
         max_attributes: int = 96,
         max_attribute_length: int = 4_096,
     ) -> None:
         if not 0.0 <= ratio <= 1.0:
             raise ValueError(f"ratio must be from 0.0 to 1.0, not {ratio}")
-        self._output = _output(exporter, provider, service_name, resource)
-        # A file and a stream never keep the shared worker waiting; a network may.
-        self.delivery = "worker" if isinstance(exporter, LineExporter) else "isolated"
+        latest = latest_from_environment()
+        self._table = LATEST if latest else SPANS
+        self._scope = instrumentation_scope(f"{VERSION}-{LATEST_OPT_IN}" if latest else VERSION)
+        self._output = _output(exporter, provider, service_name, resource, self._scope)
+        if current_span and not self._output.keeps_ids:
+            raise ValueError(
+                "current_span needs a provider with id_generator=harken.sinks.otel.IdGenerator()"
+            )
+        self._current_span = current_span
         self._bound = round(ratio * (_LOW_64_BITS + 1))
         self._prefix = attributes_prefix
-        self._content = content
+        on_spans, on_events = content_from_environment() if content is None else (content,) * 2
+        self._content = on_spans
+        self._content_of_points = on_events
         self._span_events = point_events == "span_events"
+        self._logs = _log_output(point_events, log_exporter, logger_provider, self._scope)
+        # A file and a stream never keep the shared worker waiting; a network may.
+        local = isinstance(exporter, LineExporter) and self._logs is None
+        self.delivery = "worker" if local else "isolated"
+        as_events, as_logs = exceptions_from_environment()
+        self._logs_exceptions = as_logs and self._logs is not None
+        self._exceptions = as_events or not self._logs_exceptions
         limits = SpanLimits()
         self._max_attributes = _lower(max_attributes, limits.max_span_attributes)
         self._max_length = _lower(max_attribute_length, limits.max_span_attribute_length)
@@ -144,7 +229,8 @@ class SpanRecorder:
         self._lost = False
         self._links = Links()
         self._results = dict.fromkeys(RESULTS, 0)
-        self._open: OrderedDict[str, Gathered | None] = OrderedDict()
+        self._log_results = dict.fromkeys(LOG_RESULTS, 0)
+        self._open: dict[str, Gathered | None] = {}
 
     def attached(self, bus: Bus, /) -> None:
         """
@@ -153,6 +239,8 @@ class SpanRecorder:
         """
         use_current_span()
         decide_for(self)
+        if self._current_span:
+            nest_for(self)
 
     def keeps(self, trace_id: str, /) -> bool:
         """
@@ -170,36 +258,100 @@ class SpanRecorder:
         Export a span for each operation that ends in *batch*.
 
         Raises:
-            SpanExportError: The exporter failed; the spans of this batch are lost.
+            SpanExportError: An exporter failed; its spans, or log events, of this batch are lost.
         """
-        spans: list[Span] = []
-        results: list[str] = []
+        spans: list[ReadableSpan] = []
+        logged: list[Envelope[Event]] = []
+        results: dict[int, str] = {}
+        resource: Resource | None = None
+        scope: Scope | None = None
+        sampled = False
         for envelope in batch:
             kind = type(envelope.event)
             try:
                 recipe = self._recipes[kind]
             except KeyError:
                 recipe = self._recipes[kind] = self._find_recipe(envelope)
-            if recipe is None or not self._sampled(envelope):
+            if recipe is None:
                 continue
-            if recipe is Role.START:
+            # Nearly always that of the event before.
+            if envelope.scope is not scope:
+                scope = _scope_of_one_trace(envelope)
+                sampled = self._sampled(envelope)
+            if not sampled:
+                continue
+            if recipe is _START:
                 self._begin(envelope)
-            elif recipe is Role.POINT:
+            elif recipe is _POINT:
                 self._gather(envelope)
+                if self._logs is not None and not envelope.name.startswith("harken."):
+                    logged.append(envelope)
             else:
-                spans.append(self._ended(envelope, recipe))
-                results.append(_result(envelope))
-        if spans:
-            self._export(spans, results)
+                if resource is None:
+                    resource = self._output.resource()
+                spans.append(self._ended(envelope, recipe, resource))
+                if envelope.outcome is not _SUCCESS or envelope.started is None:
+                    results[len(spans) - 1] = _result(envelope)
+                    if self._logs_exceptions and is_error(envelope.outcome):
+                        logged.append(envelope)
+        try:
+            if spans:
+                self._export(spans, results)
+        finally:
+            if self._logs is not None and logged:
+                self._log(self._logs, logged)
 
-    def _export(self, spans: Sequence[Span], results: Sequence[str]) -> None:
-        exported = False
+    def _log(self, output: LogOutput, logged: Sequence[Envelope[Event]]) -> None:
+        """
+        Export *logged*, point events and the ends of what failed, as log events; count them.
+        """
+        records = [self._log_record(envelope) for envelope in logged]
+        lost = _all(records)
+        try:
+            output.emit(records, self._output.resource())
+            lost = ()
+        except SpanExportError as error:
+            lost = lost if error.lost is None else error.lost
+            raise
+        finally:
+            self._lost = self._lost or bool(lost)
+            self._log_results["lost"] += len(lost)
+            self._log_results["exported"] += len(records) - len(lost)
+
+    def _log_record(self, envelope: Envelope[Event]) -> LogRecord:
+        from harken.sinks.otel.logs import log_record
+
+        name, limit, ends = envelope.name, self._max_length, envelope.type.ends
+        try:
+            if ends is None:
+                attributes = log_attributes(envelope, content=self._content_of_points, limit=limit)
+            else:
+                name = self._table.get(describe(ends).name, _UNMAPPED).exception
+                attributes = exception_attributes(envelope, limit=limit)
+        except Exception as error:  # as for spans
+            attributes = {"harken.unreadable": type(error).__name__}
+        return log_record(envelope, name, encodable(envelope.time_ns), attributes)
+
+    def _export(self, spans: Sequence[ReadableSpan], results: Mapping[int, str]) -> None:
+        """
+        Export *spans*, and count them.
+
+        Args:
+            results: What became of those that are not known to have just ended, by their place.
+        """
+        lost = _all(spans)
         try:
             self._output.emit(spans)
-            exported = True
+            lost = ()
+        except SpanExportError as error:
+            lost = lost if error.lost is None else error.lost
+            raise
         finally:
-            self._lost = self._lost or not exported
-            for result in results if exported else ("lost",) * len(spans):
+            self._lost = self._lost or bool(lost)
+            self._results["lost"] += len(lost)
+            kept = [result for place, result in results.items() if place not in lost]
+            self._results["ended"] += len(spans) - len(lost) - len(kept)
+            for result in kept:
                 self._results[result] += 1
 
     @property
@@ -220,6 +372,13 @@ class SpanRecorder:
         """
         return dict(self._results)
 
+    @property
+    def log_events(self) -> Mapping[str, int]:
+        """
+        How many log events of this process were ``exported``, and how many were ``lost``.
+        """
+        return dict(self._log_results)
+
     def flush(self, timeout: float) -> bool | None:
         """
         Wait at most *timeout* seconds for what the exporter holds back.
@@ -229,15 +388,24 @@ class SpanRecorder:
             say, as with a provider: its processors report success whatever happened.
         """
         lost, self._lost = self._lost, False
-        flushed = self._output.flush(timeout)
-        return False if lost else flushed
+        until = time.monotonic() + timeout
+        parts = [self._output.flush(timeout)]
+        if self._logs is not None:
+            parts.append(self._logs.flush(max(until - time.monotonic(), 0)))
+        if lost or False in parts:
+            return False
+        return None if None in parts else True
 
     def close(self, timeout: float) -> None:
         """
         Shut the exporter down within *timeout* seconds; a provider is only flushed.
         """
         decide_without(self)
+        nest_without(self)
+        until = time.monotonic() + timeout
         self._output.close(timeout)
+        if self._logs is not None:
+            self._logs.close(max(until - time.monotonic(), 0))
 
     def after_fork(self) -> None:
         """
@@ -246,8 +414,11 @@ class SpanRecorder:
         self._open.clear()
         self._links.forget()
         self._results = dict.fromkeys(RESULTS, 0)
+        self._log_results = dict.fromkeys(LOG_RESULTS, 0)
         self._lost = False
         self._output.after_fork()
+        if self._logs is not None:
+            self._logs.after_fork()
 
     def _sampled(self, envelope: Envelope[Event]) -> bool:
         if not envelope.trace_flags & 1:
@@ -258,35 +429,50 @@ class SpanRecorder:
         ends = envelope.type.ends
         if ends is not None:
             return Recipe(
-                event_name(ends),
+                envelope.type,
+                ends,
+                self._table,
                 prefix=self._prefix,
                 content=self._content,
+                exceptions=self._exceptions,
                 max_attributes=self._max_attributes,
                 max_length=self._max_length,
                 links=self._links,
+                scope=self._scope,
             )
         if envelope.type.is_start:
             return Role.START
         known = self._prefix is not None and envelope.name in POINTS
-        return Role.POINT if known or self._span_events or envelope.name in LINKED else None
+        wanted = known or self._span_events or self._logs is not None or envelope.name in LINKED
+        return Role.POINT if wanted else None
 
-    def _ended(self, envelope: Envelope[Event], recipe: Recipe) -> Span:
-        gathered = self._open.pop(envelope.span_id, None)
+    def _ended(self, envelope: Envelope[Event], recipe: Recipe, resource: Resource) -> ReadableSpan:
+        span_id = envelope.span_id
+        gathered = self._open.pop(span_id, None)
         try:
-            span = recipe.span(envelope, gathered)
+            span = recipe.span(envelope, span_id, gathered, resource)
         except Exception as error:  # an author's own object may raise anything when it is read
-            return recipe.bare(envelope, error)
-        for key in recipe.rolls_up & span.attributes.keys():
-            around = self._gathered(envelope.parent_span_id)
-            if around is not None:
-                around.attributes[key] = span.attributes[key]
+            return recipe.bare(envelope, error, resource)
+        if recipe.rolls_up:
+            self._roll_up(envelope, span, recipe.rolls_up)
         return span
 
+    def _roll_up(
+        self, envelope: Envelope[Event], span: ReadableSpan, keys: AbstractSet[str]
+    ) -> None:
+        given = span.attributes or {}
+        for key in keys & given.keys():
+            around = self._gathered(envelope.parent_span_id)
+            value = attribute_value(given[key], self._max_length)
+            if around is not None and value is not None:
+                around.attributes[key] = value
+
     def _begin(self, start: Envelope[Event]) -> None:
-        self._links.began(start)
-        self._open[start.span_id] = None
+        span_id = start.span_id
+        self._links.began(start, span_id)
+        self._open[span_id] = None
         if len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
+            del self._open[next(iter(self._open))]
             self._results["evicted"] += 1
 
     def _gather(self, point: Envelope[Event]) -> None:
@@ -299,7 +485,9 @@ class SpanRecorder:
             if self._prefix is not None:
                 around.attributes |= point_attributes(point, self._prefix, self._max_length)
             if self._span_events:
-                around.add(span_event(point, content=self._content, limit=self._max_length))
+                around.add(
+                    span_event(point, content=self._content_of_points, limit=self._max_length)
+                )
         except Exception:  # as above; what happens in a span harms neither it nor the others
             around.dropped += 1
 
@@ -315,6 +503,18 @@ class SpanRecorder:
         return gathered
 
 
+def _all(items: Sequence[object]) -> Collection[int]:
+    return range(len(items))
+
+
+def _scope_of_one_trace(envelope: Envelope[Event]) -> Scope | None:
+    """
+    Return the scope of *envelope*; None when each of its events begins a trace of its own.
+    """
+    scope = envelope.scope
+    return scope if scope.trace_id or scope.operation is not None else None
+
+
 def _result(end: Envelope[Event]) -> str:
     return "no_start" if end.started is None else _RESULTS.get(end.outcome, "ended")
 
@@ -327,6 +527,7 @@ def _output(
     provider: TracerProvider | None,
     service_name: str | None,
     resource: Resource | None,
+    scope: InstrumentationScope,
 ) -> Output:
     if provider is None:
         given = Resource({} if service_name is None else {SERVICE_NAME: service_name})
@@ -339,7 +540,30 @@ def _output(
         raise TypeError("give SpanRecorder an exporter or a provider, not both")
     if service_name is not None or resource is not None:
         raise TypeError("a provider has a resource of its own; set the service's name there")
-    return ToProvider(provider)
+    return ToProvider(provider, scope)
+
+
+def _log_output(
+    point_events: PointEvents,
+    exporter: LogRecordExporter | None,
+    provider: LoggerProvider | None,
+    scope: InstrumentationScope,
+) -> LogOutput | None:
+    if point_events != "log_events":
+        if exporter is not None or provider is not None:
+            raise TypeError('log events go nowhere without point_events="log_events"')
+        return None
+    try:
+        from harken.sinks.otel.logs import ToLogExporter, ToLoggerProvider
+    except ImportError as error:
+        raise TraceExporterError(
+            f"log events need opentelemetry-sdk 1.39 or later ({error})"
+        ) from error
+    if provider is None:
+        return ToLogExporter(otlp_log_exporter if exporter is None else lambda: exporter, scope)
+    if exporter is not None:
+        raise TypeError("give SpanRecorder a log exporter or a logger provider, not both")
+    return ToLoggerProvider(provider, scope)
 
 
 def _lower(limit: int, other: int | None) -> int:

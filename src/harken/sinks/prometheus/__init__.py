@@ -8,21 +8,31 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from os import PathLike
+from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.registry import DuplicateTimeseries
 
 from harken import Bus, Delivery, Envelope, Event
 from harken.errors import SettingsError
-from harken.sinks.prometheus._export import MetricsFile, MetricsServer
+from harken.sinks.prometheus._export import Certificates, MetricsFile, MetricsServer
 from harken.sinks.prometheus._metrics import Metrics, Pooled
 from harken.sinks.prometheus.instruments import INSTRUMENTS
 from harken.sinks.prometheus.rows import Instrument
+from harken.sinks.prometheus.semconv import SEMCONV_INSTRUMENTS
 
-__all__ = ["INSTRUMENTS", "Instrument", "PrometheusInstrumenter"]
+__all__ = ["INSTRUMENTS", "SEMCONV_INSTRUMENTS", "Instrument", "Names", "PrometheusInstrumenter"]
+
+Names: TypeAlias = Literal["harken", "semconv"]
+"""Whose names the metrics have: harken's own, or those of OpenTelemetry's conventions."""
+
+_TABLES: Mapping[str, Sequence[Instrument]] = {
+    "harken": INSTRUMENTS,
+    "semconv": SEMCONV_INSTRUMENTS,
+}
 
 _logger = logging.getLogger("harken")
 
@@ -54,9 +64,22 @@ class PrometheusInstrumenter:
 
         namespace: In front of the names of the domain's metrics; may be empty.
 
+        names:
+            ``harken``, or ``semconv`` for the names that OpenTelemetry's GenAI conventions have
+            for models, tools, agents and sessions, such as
+            ``gen_ai_execute_tool_duration_seconds``.
+
         port: Where to serve ``/metrics``; 0 for any port that is free, None for not at all.
 
         address: The address to listen on; by default only this machine can connect.
+
+        certfile:
+            The server's certificate in PEM, for HTTPS instead of HTTP; this and the next two are
+            read again when they were changed.
+
+        keyfile: Its private key, without a passphrase; by default it is in *certfile*.
+
+        client_cafile: Authorities in PEM; only clients with a certificate of theirs are served.
 
         file_path: A file to write the metrics to; None for none.
 
@@ -71,15 +94,16 @@ class PrometheusInstrumenter:
             are exposed as OpenMetrics only.
 
         instruments:
-            What to measure; add to `INSTRUMENTS` rows of your own, made with the functions of
-            `harken.sinks.prometheus.rows`.
+            What to measure, by default the table of *names*; add to `INSTRUMENTS` rows of your
+            own, made with the functions of ``harken.sinks.prometheus.rows``.
 
     Raises:
         SettingsError:
             An argument is malformed, the file cannot be written, or the registry has other metrics
             of the same names.
 
-        MetricsServerError: The port cannot be served; somebody else may use it.
+        MetricsServerError: The port cannot be served, because somebody else uses it, or a file
+            for TLS cannot be used.
 
     .. versionadded:: 0.1.0
     """
@@ -92,31 +116,47 @@ class PrometheusInstrumenter:
         registry: CollectorRegistry | None = None,
         *,
         namespace: str = "infra_agent",
+        names: Names = "harken",
         port: int | None = None,
         address: str = "127.0.0.1",
+        certfile: str | PathLike[str] | None = None,
+        keyfile: str | PathLike[str] | None = None,
+        client_cafile: str | PathLike[str] | None = None,
         file_path: str | PathLike[str] | None = None,
         file_interval: float = 15.0,
         max_series: int = 1000,
         exemplars: bool = True,
-        instruments: Sequence[Instrument] = INSTRUMENTS,
+        instruments: Sequence[Instrument] | None = None,
     ) -> None:
+        if names not in _TABLES:
+            raise SettingsError(f"metrics names {names!r} are unknown; use harken or semconv")
         if port is not None and not 0 <= port <= 65_535:
             raise SettingsError(f"metrics port {port} is none; choose one from 0 to 65535")
         if not 0 < file_interval <= threading.TIMEOUT_MAX:
             raise SettingsError(f"file_interval {file_interval} is no number of seconds above 0")
         if max_series < 1:
             raise SettingsError(f"max_series {max_series} leaves no room; choose 1 or more")
+        if certfile is None and (keyfile is not None or client_cafile is not None):
+            raise SettingsError(
+                "keyfile and client_cafile are for HTTPS, which needs a certfile; give one"
+            )
+        tls = None if certfile is None else Certificates(certfile, keyfile, client_cafile)
         # What prometheus_client found in the environment when it was imported.
         shared = values.ValueClass is not values.MutexValue
         self._metrics, self.registry = _registered(
-            registry, instruments, namespace, max_series, exemplars, shared
+            registry,
+            _TABLES[names] if instruments is None else instruments,
+            namespace,
+            max_series,
+            exemplars,
+            shared,
         )
         self._server: MetricsServer | None = None
         self._file: MetricsFile | None = None
         self._lost: str | None = None
         self._shared = shared
         if port is not None:
-            self._server = MetricsServer(self.registry, address, port, shared=shared)
+            self._server = MetricsServer(self.registry, address, port, shared=shared, tls=tls)
             if self._server.holder is not None and not shared:
                 _logger.warning(_not_shown(f"port {port}", self._server.holder.pid))
         if file_path is not None:

@@ -8,11 +8,13 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from socketserver import TCPServer, ThreadingMixIn
+from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,16 +32,125 @@ WAITING_INTERVAL = 1.0
 CLAIMS = 3
 """How often a port is asked for that is taken, but that nobody serves when asked."""
 
+HANDSHAKE = b"\x16"
+"""The first byte of a client that speaks TLS."""
+
 _logger = logging.getLogger("harken")
+
+
+def server_context(
+    certfile: str | PathLike[str],
+    keyfile: str | PathLike[str] | None = None,
+    client_cafile: str | PathLike[str] | None = None,
+) -> ssl.SSLContext:
+    """
+    Return how a server speaks TLS: version 1.2 or later, with files in PEM.
+
+    Args:
+        certfile: The server's certificate, followed by those between it and the authority.
+
+        keyfile: Its private key, without a passphrase; by default it is in *certfile*.
+
+        client_cafile: Authorities; a client needs a certificate of one of them.
+
+    Raises:
+        MetricsServerError: A file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # An empty passphrase fails where OpenSSL would ask for one on the terminal, and wait.
+        context.load_cert_chain(certfile, keyfile, password="")
+    except OSError as error:
+        named = f"certificate {os.fspath(certfile)!r}"
+        if keyfile is not None:
+            named += f" and key {os.fspath(keyfile)!r}"
+        raise _unusable(named, error) from error
+    if client_cafile is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_cafile)
+        except OSError as error:
+            named = f"client authorities {os.fspath(client_cafile)!r}"
+            raise _unusable(named, error) from error
+    return context
+
+
+class Certificates:
+    """
+    The files of `server_context()`, read again at the first connection after they were changed.
+
+    Raises:
+        MetricsServerError: A file cannot be used.
+    """
+
+    def __init__(
+        self,
+        certfile: str | PathLike[str],
+        keyfile: str | PathLike[str] | None = None,
+        client_cafile: str | PathLike[str] | None = None,
+    ) -> None:
+        given = (certfile, keyfile, client_cafile)
+        # The working directory may be another one by then.
+        self._paths = [None if path is None else os.path.abspath(path) for path in given]
+        self._lock = threading.Lock()
+        self._seen = self._state()
+        self._context = server_context(*given)
+
+    def context(self) -> ssl.SSLContext:
+        """
+        Return how to speak TLS now: as before, where the changed files cannot be used.
+        """
+        with self._lock:
+            state = self._state()
+            if state != self._seen:
+                self._seen = state
+                self._read_again()
+            return self._context
+
+    def _read_again(self) -> None:
+        certfile, keyfile, client_cafile = self._paths
+        assert certfile is not None
+        try:
+            self._context = server_context(certfile, keyfile, client_cafile)
+        except MetricsServerError as error:
+            # Half of a renewal, perhaps; the other half is another change.
+            _logger.warning("%s; what was read before is used until then", error)
+        else:
+            _logger.info("the certificate of the metrics was read again")
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        return [None if path is None else _state_of(path) for path in self._paths]
+
+
+def _state_of(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unusable(named: str, error: OSError) -> MetricsServerError:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return MetricsServerError(
+        f"cannot serve metrics over TLS with {named}: {reason or error}; give readable files in "
+        "PEM that belong together, the key without a passphrase"
+    )
 
 
 class _Handler(MetricsHandler):
     server_version = "harken"
     sys_version = ""
     timeout = CLIENT_TIMEOUT
+    # Over TLS the body would wait for the client to acknowledge the headers: 40 ms for nothing.
+    disable_nagle_algorithm = True
 
     def parse_request(self) -> bool:
         if not super().parse_request():
+            return False
+        if _is_plain(self.server, self.connection):
+            self.send_error(400, explain="The metrics are served over HTTPS only.")
             return False
         found = urlsplit(self.path).path == "/metrics"
         if not found:
@@ -60,15 +171,38 @@ class _Server(ThreadingMixIn, TCPServer):
     # Elsewhere it only skips the wait for old connections; on Windows it would share the port.
     allow_reuse_address = os.name != "nt"
 
-    def __init__(self, address: tuple[str, int], handler: type[_Handler], *, shared: bool) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        handler: type[_Handler],
+        *,
+        shared: bool,
+        tls: Certificates | None,
+    ) -> None:
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         self.allow_reuse_port = shared
+        self.tls = tls
         self._failed: set[type[BaseException] | None] = set()
+        self._refused: set[str] = set()
         super().__init__(address, handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        request.settimeout(_Handler.timeout)
+        if self.tls is None or request.recv(1, socket.MSG_PEEK) != HANDSHAKE:
+            super().finish_request(request, client_address)
+            return
+        # In the request's own thread: a handshake that stalls keeps nobody else waiting.
+        with self.tls.context().wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
+            # An answer without this end looks as if it had been cut off.
+            with suppress(OSError):
+                secured.unwrap()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         kind, error, _ = sys.exc_info()
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            self._say_refused(error.reason)
         # A client that hangs up or falls silent is its own affair.
         if not isinstance(error, OSError) and kind not in self._failed:
             self._failed.add(kind)
@@ -76,6 +210,20 @@ class _Server(ThreadingMixIn, TCPServer):
                 "a scrape of the metrics failed; further ones of this kind are not logged",
                 exc_info=error,
             )
+
+    def _say_refused(self, reason: str) -> None:
+        if reason not in self._refused:
+            self._refused.add(reason)
+            _logger.warning(
+                "a client of the metrics was refused (%s); further ones for this reason are not "
+                "logged",
+                reason,
+            )
+
+
+def _is_plain(server: BaseServer, connection: socket.socket) -> bool:
+    secure = isinstance(server, _Server) and server.tls is not None
+    return secure and not isinstance(connection, ssl.SSLSocket)
 
 
 class MetricsServer:
@@ -92,6 +240,8 @@ class MetricsServer:
 
         shared: Whether other workers may serve the same port at the same time.
 
+        tls: What to speak TLS with; None for plain HTTP.
+
     Attributes:
         asked_for: The port that was asked for, or the one that was found.
 
@@ -102,11 +252,18 @@ class MetricsServer:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, address: str, port: int, *, shared: bool = False
+        self,
+        registry: CollectorRegistry,
+        address: str,
+        port: int,
+        *,
+        shared: bool = False,
+        tls: Certificates | None = None,
     ) -> None:
         self._handler: type[_Handler] = type("Handler", (_Handler,), {"registry": registry})
         self._address = address
         self._shared = shared
+        self._tls = tls
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._server: _Server | None = None
@@ -186,7 +343,7 @@ class MetricsServer:
 
     def _listen(self) -> None:
         address = (self._address, self.asked_for)
-        self._server = _Server(address, self._handler, shared=self._shared)
+        self._server = _Server(address, self._handler, shared=self._shared, tls=self._tls)
         self.asked_for = self._server.server_address[1]
 
     def _run(self) -> None:

@@ -5,21 +5,25 @@ Feeding: from an envelope to the cells that it changes, found once and remembere
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from harken import Envelope, Event
 from harken.sinks.prometheus._series import (
     LARGEST,
+    MAX_LABEL,
     OTHER,
     Cell,
     Family,
     Later,
     Settable,
-    Trace,
     refusal,
     word,
 )
 from harken.sinks.prometheus.rows import Feed, Label
+
+T = TypeVar("T")
 
 MAX_OPEN = 65_536
 """Running operations that a gauge remembers; beyond, the oldest counts as ended."""
@@ -28,11 +32,13 @@ UNREADABLE = object()
 """In place of a value that raised when it was looked at."""
 
 Act: TypeAlias = Callable[[Cell, Envelope[Event]], None]
+Steps: TypeAlias = Sequence[tuple[Act, Cell]]
 
 
 class Vocabulary:
     """
-    The values that a label may have: its closed set, or what was learnt up to a limit.
+    The values that a label may have: its closed set, or what is usual and what was learnt, up to
+    a limit.
     """
 
     def __init__(self, label: Label, limit: int) -> None:
@@ -45,7 +51,7 @@ class Vocabulary:
         Begin anew, with nothing learnt.
         """
         # Absent is always a value; it is not one that was learnt.
-        self._words = {*self.label.known, "" if not self.label.known else OTHER}
+        self._words = {*self.label.known, *self.label.usual, "" if not self.label.known else OTHER}
 
     def word(self, envelope: Envelope[Event], raw: object) -> str:
         """
@@ -87,18 +93,33 @@ class Running:
         Count one more.
         """
         if len(self._cells) >= MAX_OPEN:
-            self._cells.pop(next(iter(self._cells))).add(-1.0, None)
+            self._cells.pop(next(iter(self._cells))).add(-1.0)
         self._cells[envelope.id] = cell
-        cell.add(1.0, None)
+        cell.add(1.0)
 
     def close(self, _: Cell, envelope: Envelope[Event]) -> None:
         """
         Count one less, where its start was counted.
         """
-        started = envelope.started_event_id
-        cell = None if started is None else self._cells.pop(started, None)
+        started = envelope.started
+        cell = None if started is None else self._cells.pop(started.id, None)
         if cell is not None:
-            cell.add(-1.0, None)
+            cell.add(-1.0)
+
+
+class Memory:
+    """
+    What events did that were looked at before.
+
+    Attributes:
+        key: Looks at an event; events with equal keys have the same label values.
+    """
+
+    __slots__ = ("key", "steps")
+
+    def __init__(self, key: Callable[[Envelope[Event]], object]) -> None:
+        self.key = key
+        self.steps: dict[object, Steps] = {}
 
 
 class Target(NamedTuple):
@@ -141,28 +162,38 @@ class Plan:
             )
         )
         self._reads = tuple(vocabulary.label.read for vocabulary in self._vocabularies)
-        self._steps: dict[tuple[object, ...], Sequence[tuple[Act, Cell]]] = {}
+        names = [vocabulary.label.looks_at for vocabulary in self._vocabularies]
+        looks_at = list(dict.fromkeys(chain(*names))) if all(names) else []
+        # What is no end has no start to look at.
+        own = [name for name in looks_at if not name.startswith("started.")]
+        self._of_others = Memory(attrgetter(*own) if own else self._read)
+        self._of_ends = Memory(attrgetter(*looks_at) if looks_at else self._read)
 
     def begin(self) -> None:
         """
         Begin anew; the cells are others now.
         """
-        self._steps.clear()
+        self._of_others.steps.clear()
+        self._of_ends.steps.clear()
 
-    def __call__(self, envelope: Envelope[Event]) -> None:
+    def feed(self, envelope: Envelope[Event]) -> None:
+        """
+        Do to the cells what *envelope* does.
+        """
+        memory = self._of_others if envelope.started is None else self._of_ends
         try:
-            raw = tuple([read(envelope) for read in self._reads])
-            steps = self._steps[raw]
+            steps = memory.steps[memory.key(envelope)]
         except Exception:
             # New, or not even hashable; an author's own __hash__ or property may raise anything.
-            raw = tuple([_attempt(read, envelope) for read in self._reads])
-            steps = self._find(envelope, raw)
+            steps = self._find(envelope, memory)
         for act, cell in steps:
             act(cell, envelope)
 
-    def _find(
-        self, envelope: Envelope[Event], raw: tuple[object, ...]
-    ) -> Sequence[tuple[Act, Cell]]:
+    def _read(self, envelope: Envelope[Event]) -> tuple[object, ...]:
+        return tuple([read(envelope) for read in self._reads])
+
+    def _find(self, envelope: Envelope[Event], memory: Memory) -> Steps:
+        raw = [_attempt(read, envelope) for read in self._reads]
         words = {
             vocabulary: vocabulary.word(envelope, value)
             for vocabulary, value in zip(self._vocabularies, raw, strict=True)
@@ -188,10 +219,25 @@ class Plan:
             value is None or (isinstance(value, str) and str.__str__(value) == shown)
             for value, shown in zip(raw, words.values(), strict=True)
         ):
-            if len(self._steps) >= self._limit:
-                self._steps.clear()
-            self._steps[raw] = steps
+            self._remember(envelope, memory, steps)
         return steps
+
+    def _remember(self, envelope: Envelope[Event], memory: Memory, steps: Steps) -> None:
+        key = _attempt(memory.key, envelope)
+        if key is UNREADABLE:
+            # An event without one of the fields; their labels are not.
+            memory.key = self._read
+            memory.steps.clear()
+            return
+        parts = cast("tuple[object, ...]", key) if type(key) is tuple else (key,)
+        # An author's own __hash__ may raise.
+        if _attempt(hash, key) is not UNREADABLE and all(
+            part is None or (isinstance(part, str) and str.__len__(part) <= MAX_LABEL)
+            for part in parts
+        ):
+            if len(memory.steps) >= self._limit:
+                memory.steps.clear()
+            memory.steps[key] = steps
 
 
 def act_of(
@@ -215,15 +261,14 @@ def act_of(
         return running.open
     if feed.does == "close":
         return running.close
-    trace_of = _trace if traces else _no_trace
     if feed.value is None:
 
         def count(cell: Cell, envelope: Envelope[Event]) -> None:
-            cell.add(1.0, trace_of(envelope))
+            cell.add(1.0, envelope if traces else None)
 
         return count
 
-    read, per = feed.value, feed.per
+    read, per, replaces = feed.value, feed.per, feed.does == "set"
 
     def unusual(value: object) -> float | None:
         if value is None:
@@ -234,46 +279,29 @@ def act_of(
             return None
         return taken / per
 
-    def number(envelope: Envelope[Event]) -> float | None:
+    def add(cell: Cell, envelope: Envelope[Event]) -> None:
         try:
             value = read(envelope)
             # NaN compares as false, so one comparison lets through only what a metric can take.
             if (type(value) is float or type(value) is int) and 0 <= value <= LARGEST:
-                return value / per
-            return unusual(value)
+                amount: float | None = value / per
+            else:
+                amount = unusual(value)
         except Exception:  # an author's property or number may raise anything
             reject(name, "unreadable")
-            return None
-
-    if feed.does == "set":
-
-        def set_to(cell: Cell, envelope: Envelope[Event]) -> None:
-            value = number(envelope)
-            if value is not None:
-                cast("Settable", cell).set(value)
-
-        return set_to
-
-    def add(cell: Cell, envelope: Envelope[Event]) -> None:
-        value = number(envelope)
-        if value is not None:
-            cell.add(value, trace_of(envelope))
+            return
+        if amount is None:
+            return
+        if replaces:
+            cast("Settable", cell).set(amount)
+        else:
+            cell.add(amount, envelope if traces else None)
 
     return add
 
 
-def _attempt(read: Callable[[Envelope[Event]], object], envelope: Envelope[Event]) -> object:
+def _attempt(read: Callable[[T], object], value: T) -> object:
     try:
-        return read(envelope)
+        return read(value)
     except Exception:  # an author's property may raise anything
         return UNREADABLE
-
-
-def _trace(envelope: Envelope[Event]) -> Trace | None:
-    if envelope.trace_flags & 1:
-        return {"trace_id": envelope.trace_id, "span_id": envelope.span_id}
-    return None
-
-
-def _no_trace(_: Envelope[Event]) -> Trace | None:
-    return None

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
+from types import MappingProxyType
 from typing import TypeAlias
 
 from prometheus_client.metrics_core import Metric
@@ -186,6 +187,7 @@ class Metrics:
         buckets: Sequence[float] = (),
         slots: bool = False,
         merge: Merge = "sum",
+        usual: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> Family:
         if name in self._families:
             raise SettingsError(f"two metrics are called {name!r}; rename one of them")
@@ -199,6 +201,7 @@ class Metrics:
             slots=slots,
             merge=merge,
             shared=self._shared,
+            usual=usual,
         )
         self._families[name] = family
         return family
@@ -214,6 +217,7 @@ class Metrics:
             buckets=one.buckets,
             slots=one.slots,
             merge=one.merge,
+            usual={label: source.usual for label, source in one.labels.items()},
         )
 
     def _targets(self, fed: Iterable[tuple[Instrument, Family]]) -> dict[str, list[Target]]:
@@ -253,10 +257,10 @@ class Metrics:
         return self._vocabularies[label]
 
     def _reject(self, name: str, reason: str) -> None:
-        self._rejected.cell((name, reason)).add(1.0, None)
+        self._rejected.cell((name, reason)).add(1.0)
 
     def _overflow(self, name: str) -> None:
-        self._overflowed.cell((name,)).add(1.0, None)
+        self._overflowed.cell((name,)).add(1.0)
 
     def _begin(self) -> None:
         self._build.gauge((_version(),)).set(1.0)
@@ -275,9 +279,9 @@ class Metrics:
                     plans = self._audited_plans if envelope.audit else self._plans
                     plan = plans.get(envelope.type.name)
                     if plan is not None:
-                        plan(envelope)
+                        plan.feed(envelope)
                     elif envelope.audit:
-                        self._other_audited(envelope)
+                        self._other_audited.feed(envelope)
                 except Exception as error:
                     # Whatever is wrong with one envelope, its neighbours count.
                     failed.append(error)
@@ -300,7 +304,7 @@ class Metrics:
         if family is None:
             return
         with self._lock:
-            family.cell((word(sink),) if family.label_names else ()).add(seconds, None)
+            family.cell((word(sink),) if family.label_names else ()).add(seconds)
 
     def watch(self, bus: Bus) -> None:
         """
@@ -326,7 +330,7 @@ class Metrics:
         self._next_reading = time.monotonic() + SHARING_INTERVAL
         with self._lock:
             for name, labels, amount in grown:
-                self._families[name].cell(labels).add(amount, None)
+                self._families[name].cell(labels).add(amount)
             for name, values in current.items():
                 family = self._families[name]
                 family.keep(values)

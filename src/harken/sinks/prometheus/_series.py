@@ -16,12 +16,14 @@ from decimal import Decimal
 from itertools import product
 from math import isfinite
 from numbers import Real
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias, cast
 
 import prometheus_client
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
 
+from harken import Envelope, Event
 from harken.errors import SettingsError
 from harken.sinks.prometheus.rows import Kind, Merge
 
@@ -38,7 +40,8 @@ REASONS = ("infinite", "nan", "negative", "not_a_number", "too_large", "unreadab
 """Why a number is refused."""
 
 Labels: TypeAlias = tuple[str, ...]
-Trace: TypeAlias = dict[str, str]
+Trace: TypeAlias = tuple[str, str, float, float]
+"""An exemplar: trace id, span id, number, and seconds since 1970-01-01 UTC."""
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -50,9 +53,12 @@ class Cell(Protocol):
     One series of a counter or a gauge, or the series of one histogram.
     """
 
-    def add(self, amount: float, trace: Trace | None, /) -> None:
+    def add(self, amount: float, source: Envelope[Event] | None = None, /) -> None:
         """
         Add to a counter or a gauge; observe in a histogram.
+
+        Args:
+            source: Whose trace is kept, if it is sampled.
         """
 
 
@@ -88,16 +94,15 @@ class CounterCell:
 
     def __init__(self) -> None:
         self.value = 0.0
-        self.trace: tuple[Trace, float, float] | None = None
+        self.trace: Trace | None = None
 
-    def add(self, amount: float, trace: Trace | None, /) -> None:
+    def add(self, amount: float, source: Envelope[Event] | None = None, /) -> None:
+        if source is not None and source.trace_flags & 1:
+            self.trace = (source.trace_id, source.span_id, amount, time.time())
         self.value += amount
-        if trace is not None:
-            self.trace = (trace, amount, time.time())
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
-        exemplar = None if self.trace is None else Exemplar(*self.trace)
-        return (Sample(f"{name}_total", dict(labels), self.value, None, exemplar),)
+        return (Sample(f"{name}_total", dict(labels), self.value, None, _exemplar(self.trace)),)
 
 
 class GaugeCell:
@@ -110,7 +115,7 @@ class GaugeCell:
     def __init__(self) -> None:
         self.value = 0.0
 
-    def add(self, amount: float, trace: Trace | None, /) -> None:
+    def add(self, amount: float, _: Envelope[Event] | None = None, /) -> None:
         self.value += amount
 
     def set(self, value: float, /) -> None:
@@ -162,21 +167,20 @@ class HistogramCell:
         self._shown = shown
         self.counts = [0] * len(shown)
         self.sum = 0.0
-        self.traces: dict[int, tuple[Trace, float, float]] = {}
+        self.traces: dict[int, Trace] = {}
 
-    def add(self, amount: float, trace: Trace | None, /) -> None:
+    def add(self, amount: float, source: Envelope[Event] | None = None, /) -> None:
         bucket = bisect_left(self._bounds, amount)
+        if source is not None and source.trace_flags & 1:
+            self.traces[bucket] = (source.trace_id, source.span_id, amount, time.time())
         self.counts[bucket] += 1
         self.sum += amount
-        if trace is not None:
-            self.traces[bucket] = (trace, amount, time.time())
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterable[Sample]:
         total = 0
         for bucket, bound in enumerate(self._shown):
             total += self.counts[bucket]
-            trace = self.traces.get(bucket)
-            exemplar = None if trace is None else Exemplar(*trace)
+            exemplar = _exemplar(self.traces.get(bucket))
             yield Sample(f"{name}_bucket", {**labels, "le": bound}, total, None, exemplar)
         yield Sample(f"{name}_count", dict(labels), total)
         yield Sample(f"{name}_sum", dict(labels), self.sum)
@@ -193,7 +197,7 @@ class SharedCell:
     def __init__(self, add: Callable[[float], None]) -> None:
         self._add = add
 
-    def add(self, amount: float, trace: Trace | None, /) -> None:
+    def add(self, amount: float, _: Envelope[Event] | None = None, /) -> None:
         # Exemplars do not go through files.
         self._add(amount)
 
@@ -228,8 +232,8 @@ class Later:
     def set(self, value: float, /) -> None:
         cast("Settable", self._cell()).set(value)
 
-    def _add(self, amount: float, trace: Trace | None, /) -> None:
-        self._cell().add(amount, trace)
+    def _add(self, amount: float, source: Envelope[Event] | None = None, /) -> None:
+        self._cell().add(amount, source)
 
     def _cell(self) -> Cell:
         cell = self._family.cell(self._labels)
@@ -246,9 +250,12 @@ class Family:
 
     Args:
         labels:
-            The closed set of each label's values, empty when any value may come. When all sets
-            are closed, every combination is there at zero from the start; but not of a gauge that
-            shows what was said last, for nothing was said yet.
+            The closed set of each label's values, empty when any value may come.
+
+        usual:
+            Values that are expected of the labels whose set is not closed. When something is
+            expected of each label, every combination is there at zero from the start; but not of
+            a gauge that shows what was said last, for nothing was said yet.
 
         limit: Combinations of label values at most; what comes later goes to ``__other__``.
 
@@ -270,6 +277,7 @@ class Family:
         slots: bool = False,
         merge: Merge = "sum",
         shared: bool = False,
+        usual: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         _check_names(name, kind, labels)
         ascending = bool(buckets) and list(buckets) == sorted({*buckets})
@@ -281,9 +289,10 @@ class Family:
         self.label_names = tuple(labels)
         self.cells: dict[Labels, Cell] = {}
         self._known = tuple(labels.values())
+        self._expected = tuple(known or usual.get(label, ()) for label, known in labels.items())
         # The only numbers of which the least counts are 0 and 1.
         self._neutral = 1.0 if merge == "min" else 0.0
-        self._begins_at_zero = all(self._known) and merge != "last"
+        self._begins_at_zero = all(self._expected) and merge != "last"
         self._limit = limit
         self._new = (
             _shared_cells(self, buckets, slots, merge)
@@ -301,7 +310,7 @@ class Family:
             self.keep(())
         self.cells.clear()
         if self._begins_at_zero:
-            for labels in product(*self._known):
+            for labels in product(*self._expected):
                 self.cells[labels] = self._new(labels)
 
     def cell(self, labels: Labels) -> Cell:
@@ -436,6 +445,13 @@ def _slots(gauge: prometheus_client.Gauge, labels: Labels) -> Callable[[float], 
             gauge.labels(*labels, str(slot)).set(1.0 if amount > 0 else 0.0)
 
     return add
+
+
+def _exemplar(trace: Trace | None) -> Exemplar | None:
+    if trace is None:
+        return None
+    trace_id, span_id, amount, seconds = trace
+    return Exemplar({"trace_id": trace_id, "span_id": span_id}, amount, seconds)
 
 
 def word(value: object) -> str:

@@ -19,7 +19,9 @@ from harken.sinks.prometheus.rows import (
     AUDITED,
     BusInstrument,
     Instrument,
+    Kind,
     Label,
+    Read,
     SinkInstrument,
     adds,
     closes,
@@ -72,7 +74,7 @@ OUTCOMES = tuple(outcome.value for outcome in Outcome)
 _slug_field = field("agent_slug")
 SLUG = Label(_agent_slug, _agent_slug)
 SESSION_SLUG = Label(_session_slug_read, _session_slug_shown)
-STATUS = Label(attrgetter("outcome"), attrgetter("outcome"), OUTCOMES)
+STATUS = Label(attrgetter("outcome"), attrgetter("outcome"), OUTCOMES, ("outcome",))
 MODEL = field("model")
 PROVIDER = field("provider")
 OPERATION = field("operation")
@@ -90,6 +92,8 @@ PLAN_ENDS = ("plan.applied", "plan.failed", "plan.cancelled")
 TOOL_ENDS = ("tool.completed", "tool.failed", "tool.denied")
 LLM_ENDS = ("llm.completed", "llm.failed")
 
+BUDGETS = ("turns", "tokens", "tool_calls", "cost", "duration", "pipelines", "credentials")
+
 MILLISECONDS = 1000.0
 
 # The first three are the OpenTelemetry GenAI conventions' for workflows, calls and call counts.
@@ -99,6 +103,18 @@ FAST = (*(float(f"{digit}e{power}") for power in range(-5, 0) for digit in (1, 2
 COUNT = tuple(2.0**power for power in range(8))
 FRAGMENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 UTILIZATION = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.1)
+
+
+def _stalled(envelope: Envelope[Event]) -> object:
+    return float(getattr(envelope.event, "stalled", False))
+
+
+def _forwarding(kind: Kind, name: str, help: str, value: Read | None = None) -> Instrument:
+    labels = {"source": field("source"), "target": field("target")}
+    feeds = sets if kind == "gauge" else adds
+    feed = feeds(value or number(name), "forward.measured")
+    return Instrument(f"forward_{name}", kind, help, labels, (feed,), merge="last", prefix="harken")
+
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     gauge(
@@ -196,6 +212,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "credentials_issued",
         "Credentials that were issued, by the first word of their scope.",
         {"agent_slug": SLUG, "scope_class": SCOPE_CLASS},
+        creates("run.started", "credential.denied"),
         counts("credential.issued"),
     ),
     counter("plans", "Plans that ended.", {"status": STATUS}, counts(*PLAN_ENDS)),
@@ -263,6 +280,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "llm_cost_usd",
         "Cost of requests to models in US dollars, where it is known.",
         {"agent_slug": SLUG, "model": MODEL},
+        creates("llm.started"),
         adds(number("cost_usd"), "llm.completed"),
     ),
     counter(
@@ -303,6 +321,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "guard_violations",
         "Violations that a guard found, by what was done about them.",
         {"guard": field("guard_name"), "action": field("action_taken")},
+        creates("guard.evaluated"),
         counts("guard.violated"),
     ),
     counter(
@@ -329,15 +348,31 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         exemplars=True,
     ),
     counter(
+        "questions_asked",
+        "Questions that were put to people.",
+        {"kind": given("approval", "human_input")},
+        counts("approval.requested", under={"kind": "approval"}),
+        counts("human_input.requested", under={"kind": "human_input"}),
+    ),
+    counter(
+        "questions_settled",
+        "Questions that are open no more: answered, or expired; whichever process had asked them.",
+        {"kind": given("approval", "human_input")},
+        counts(
+            "approval.granted", "approval.denied", "approval.expired", under={"kind": "approval"}
+        ),
+        counts("human_input.received", "human_input.timed_out", under={"kind": "human_input"}),
+    ),
+    counter(
         "pipelines_triggered",
         "Pipelines that were triggered.",
-        {"pipeline_type": field("kind")},
+        {"pipeline_type": field("kind", usual=("plan", "apply", "test"))},
         counts("pipeline.triggered"),
     ),
     counter(
         "budget_warnings",
         "Warnings that a budget is nearly used up.",
-        {"budget": field("budget_type")},
+        {"budget": field("budget_type", usual=BUDGETS)},
         counts("budget.warning"),
     ),
     counter(
@@ -365,7 +400,11 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "audit_records",
         "counter",
         "Events that belong into the audit log, by outcome; a start has none yet.",
-        {"outcome": Label(_outcome_or_started, _outcome_or_started, ("started", *OUTCOMES))},
+        {
+            "outcome": Label(
+                _outcome_or_started, _outcome_or_started, ("started", *OUTCOMES), ("outcome",)
+            )
+        },
         (counts(AUDITED),),
         prefix="harken",
     ),
@@ -381,8 +420,39 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         merge="last",
         prefix="harken",
     ),
+    _forwarding(
+        "gauge",
+        "lag_bytes",
+        "Bytes of the audit log that are not in the stream.",
+    ),
+    _forwarding(
+        "gauge",
+        "lag_seconds",
+        "Age of the oldest line that is not in the stream, in seconds.",
+    ),
+    _forwarding(
+        "gauge",
+        "stalled",
+        "Whether forwarding stands still; 1 also when it has ended with an error.",
+        _stalled,
+    ),
+    _forwarding(
+        "counter",
+        "records",
+        "Lines of the audit log that the engine took.",
+    ),
+    _forwarding(
+        "counter",
+        "rejected",
+        "Lines of the audit log that nobody would take.",
+    ),
+    _forwarding(
+        "counter",
+        "failures",
+        "Failures of the engine or the log while forwarding.",
+    ),
 )
-"""What the catalog's events feed."""
+"""What the catalog's events feed, and a forwarder's."""
 
 
 HANDLERS = "handlers"
@@ -441,6 +511,13 @@ BUS_INSTRUMENTS: tuple[BusInstrument, ...] = (
         "Events that the bus refused: second ends of an operation, and what came after its close.",
         ("reason",),
         _of_bus(lambda health: {"ended": health.refused_terminals, "closed": health.late}),
+    ),
+    BusInstrument(
+        "harken_clock_steps_back",
+        "counter",
+        "How often the wall clock was found set back by more than a second; seen once per scrape.",
+        (),
+        lambda health: (("", (), health.clock_steps_back),),
     ),
     BusInstrument(
         "harken_operations_open",
@@ -531,6 +608,33 @@ class KeepsAudit(Protocol):
         ...
 
 
+class MissesRecords(Protocol):
+    """
+    A sink that goes on when it cannot write.
+    """
+
+    @property
+    def lost(self) -> int:
+        """
+        How many records are nowhere.
+        """
+        ...
+
+    @property
+    def spilled(self) -> int:
+        """
+        How many are kept elsewhere at the moment.
+        """
+        ...
+
+    @property
+    def unsynced(self) -> int:
+        """
+        How many the disk did not confirm.
+        """
+        ...
+
+
 class KeepsSpans(Protocol):
     """
     A sink that makes spans.
@@ -551,12 +655,50 @@ class KeepsSpans(Protocol):
         ...
 
 
+class KeepsLogEvents(Protocol):
+    """
+    A sink that makes OpenTelemetry's log events.
+    """
+
+    @property
+    def log_events(self) -> Mapping[str, int]:
+        """
+        How many there were so far, by what became of them.
+        """
+        ...
+
+
+class KeepsBack(Protocol):
+    """
+    A sink that does not write every line.
+    """
+
+    @property
+    def suppressed_lines(self) -> int:
+        """
+        How many it did not write.
+        """
+        ...
+
+
 def _keeps_audit(sink: object) -> TypeGuard[KeepsAudit]:
     return _has(sink, "written_bytes", "reopened", "recovered")
 
 
+def _misses_records(sink: object) -> TypeGuard[MissesRecords]:
+    return _has(sink, "lost", "spilled", "unsynced")
+
+
 def _keeps_spans(sink: object) -> TypeGuard[KeepsSpans]:
     return _has(sink, "spans_open", "spans")
+
+
+def _keeps_log_events(sink: object) -> TypeGuard[KeepsLogEvents]:
+    return _has(sink, "log_events")
+
+
+def _keeps_back(sink: object) -> TypeGuard[KeepsBack]:
+    return _has(sink, "suppressed_lines")
 
 
 def _has(sink: object, *names: str) -> bool:
@@ -575,6 +717,21 @@ def _reopens(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
         yield ("repaired",), sink.recovered
 
 
+def _lost(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if _misses_records(sink):
+        yield (), sink.lost
+
+
+def _spilled(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if _misses_records(sink):
+        yield (), sink.spilled
+
+
+def _unsynced(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if _misses_records(sink):
+        yield (), sink.unsynced
+
+
 def _spans_open(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
     if _keeps_spans(sink):
         yield (), sink.spans_open
@@ -584,6 +741,17 @@ def _spans(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
     if _keeps_spans(sink):
         for result, number_of_them in sink.spans.items():
             yield (result,), number_of_them
+
+
+def _log_events(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if _keeps_log_events(sink):
+        for result, number_of_them in sink.log_events.items():
+            yield (result,), number_of_them
+
+
+def _suppressed_lines(sink: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    if _keeps_back(sink):
+        yield (), sink.suppressed_lines
 
 
 SINK_INSTRUMENTS: tuple[SinkInstrument, ...] = (
@@ -602,6 +770,30 @@ SINK_INSTRUMENTS: tuple[SinkInstrument, ...] = (
         _reopens,
     ),
     SinkInstrument(
+        "harken_audit_lost", "counter", "Events whose audit record is nowhere.", {}, _lost
+    ),
+    SinkInstrument(
+        "harken_audit_spilled",
+        "gauge",
+        "Events whose audit record is in a file beside the log, until that can be written again.",
+        {},
+        _spilled,
+    ),
+    SinkInstrument(
+        "harken_audit_unsynced",
+        "counter",
+        "Events whose audit record is in the log, but was not confirmed by the disk.",
+        {},
+        _unsynced,
+    ),
+    SinkInstrument(
+        "harken_log_lines_suppressed",
+        "counter",
+        "Lines of events that were not logged, because they said what others had said before.",
+        {},
+        _suppressed_lines,
+    ),
+    SinkInstrument(
         "harken_spans_open",
         "gauge",
         "Operations whose span is still to come.",
@@ -614,6 +806,13 @@ SINK_INSTRUMENTS: tuple[SinkInstrument, ...] = (
         "Spans, by what became of them.",
         {"result": ("ended", "timeout", "abandoned", "no_start", "evicted", "lost")},
         _spans,
+    ),
+    SinkInstrument(
+        "harken_log_events",
+        "counter",
+        "OpenTelemetry log events, by what became of them.",
+        {"result": ("exported", "lost")},
+        _log_events,
     ),
 )
 """What sinks say about themselves."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field as member
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -34,11 +35,20 @@ class Label:
             The closed set of values; each is there at zero from the start, and what is not among
             them counts as ``unknown``, or as ``__other__`` when that is not among them either. By
             default values are learnt, up to a bound.
+
+        usual: Values that are there at zero from the start, too, where others may come.
+
+        looks_at:
+            All that *read* looks at, as dotted names from the envelope, so that events that are
+            alike in them are read once. Names below ``started`` count on an end only. Empty when
+            that cannot be said.
     """
 
     read: Read
     show: Read
     known: tuple[str, ...] = ()
+    looks_at: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,14 +151,16 @@ class SinkInstrument:
 
 
 @functools.cache
-def field(name: str, *known: str) -> Label:
+def field(name: str, *known: str, usual: tuple[str, ...] = ()) -> Label:
     """
     Label with a field of the event; when it has none, with that of the start that it ends.
     """
 
     def read(envelope: Envelope[Event]) -> object:
         value = getattr(envelope.event, name, None)
-        if envelope.started is not None and (value is None or (type(value) is str and not value)):
+        # The method of the type itself: that of a subclass may raise anything.
+        absent = value is None or (isinstance(value, str) and not str.__len__(value))
+        if absent and envelope.started is not None:
             return getattr(envelope.started.event, name, None)
         return value
 
@@ -158,7 +170,7 @@ def field(name: str, *known: str) -> Label:
             return envelope.started.data(content=False).get(name)
         return value
 
-    return Label(read, show, known)
+    return Label(read, show, known, (f"event.{name}", f"started.event.{name}"), usual)
 
 
 def given(*known: str) -> Label:
@@ -179,11 +191,8 @@ def number(name: str) -> Read:
     return read
 
 
-def duration(envelope: Envelope[Event]) -> float | None:
-    """
-    Read how long the operation took, in seconds.
-    """
-    return envelope.duration
+duration: Read = attrgetter("duration")
+"""Read how long the operation took, in seconds."""
 
 
 def counter(

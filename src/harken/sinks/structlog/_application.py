@@ -4,12 +4,13 @@ One set-up for every log line of the application: structlog, `logging`, warnings
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 import threading
 import warnings
 from types import TracebackType
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
@@ -24,6 +25,7 @@ from harken.sinks.structlog._json import attempt
 from harken.sinks.structlog._lines import Lines
 from harken.sinks.structlog._logger import Logger, to_logging
 from harken.sinks.structlog._output import StreamOutput
+from harken.sinks.structlog._repeats import Repeats
 
 # An object whose __str__ logs itself would go on for ever.
 _MAX_NESTED = 3
@@ -42,6 +44,7 @@ def configure_logging(
     force: bool = False,
     service_name: str | None = None,
     redactor: Redactor | None = None,
+    max_repeats: int | None = None,
 ) -> ConfiguredLogging:
     """
     Set up structlog and `logging` so that every line of the application has harken's form.
@@ -58,7 +61,10 @@ def configure_logging(
     before. Call it from one thread, before the others start to log.
 
     Args:
-        format: ``json``, or ``text``, which is coloured on a terminal unless ``NO_COLOR`` is set.
+        format:
+            ``json``; ``ecs`` for JSON with the names of the Elastic Common Schema, where a plain
+            name of a log call's field becomes a label; or ``text``, which is coloured on a
+            terminal unless ``NO_COLOR`` is set.
 
         level: The least severe level that is written, by name or by the number of `logging`.
 
@@ -66,11 +72,18 @@ def configure_logging(
 
         force:
             Whether to replace somebody else's configuration of structlog, and to take off the
-            root logger's handlers that write to the same stream. Other handlers always stay.
+            handlers of any logger, such as uvicorn's, that write to the same stream, or to the
+            other standard stream where it is one; their lines are harken's from then on. Other
+            handlers always stay.
 
         service_name: The value of ``service.name``, left out when None.
 
         redactor: Takes secrets out of every line; by default one with the built-in rules.
+
+        max_repeats:
+            How many lines that say the same (logger, level, message and error) are written within
+            a minute; None for all. How many more there were is said by a line of its own, once the
+            minute is over and another line comes, or at the end.
 
     Returns:
         What was set up; its ``undo()`` puts back what was there before.
@@ -79,13 +92,15 @@ def configure_logging(
         LoggingError: structlog was configured by someone else, and *force* is false; nothing
             was changed.
 
-        SettingsError: The format or the level is unknown; nothing was changed.
+        SettingsError: The format or the level is unknown, or *max_repeats* is not positive;
+            nothing was changed.
 
     .. versionadded:: 0.1.0
     """
     global _active
     names.check_format(format)
     number = names.level_number(level)
+    repeats = None if max_repeats is None else Repeats(max_repeats)
     with _lock:
         if _foreign_structlog() and not force:
             raise LoggingError(
@@ -94,11 +109,31 @@ def configure_logging(
             )
         if _active is not None:
             _active.undo()
-        handler = _Handler(
-            Lines(format, redactor or Redactor(), service_name), StreamOutput(stream)
-        )
-        _active = ConfiguredLogging(handler, number, replaced=_writing_to(stream) if force else [])
+        lines = Lines(format, redactor or Redactor(), service_name, repeats)
+        handler = _Handler(lines, StreamOutput(stream))
+        taken = _writing_to(stream) if force else []
+        _active = ConfiguredLogging(handler, number, taken=taken)
         return _active
+
+
+class _Taken(NamedTuple):
+    """
+    Handlers of a logger that are taken off, so that its lines come to the root logger's.
+    """
+
+    logger: logging.Logger
+    handlers: list[logging.Handler]
+    propagates: bool
+
+    def take_off(self) -> None:
+        for handler in self.handlers:
+            self.logger.removeHandler(handler)
+        self.logger.propagate = True
+
+    def put_back(self) -> None:
+        for handler in self.handlers:
+            self.logger.addHandler(handler)
+        self.logger.propagate = self.propagates
 
 
 class ConfiguredLogging:
@@ -106,23 +141,25 @@ class ConfiguredLogging:
     The application's logging as `configure_logging()` set it up; undone at the end of ``with``.
     """
 
-    def __init__(self, handler: _Handler, level: int, *, replaced: list[logging.Handler]) -> None:
+    def __init__(self, handler: _Handler, level: int, *, taken: list[_Taken]) -> None:
         root = logging.getLogger()
         self._handler = handler
         self._level = level
-        self._replaced = replaced
+        self._taken = taken
         self._undone = False
         self._root_level = root.level
         self._structlog = structlog.get_config() if structlog.is_configured() else None
         self._excepthook = sys.excepthook
         self._thread_excepthook = threading.excepthook
-        for other in replaced:
-            root.removeHandler(other)
+        for one in taken:
+            one.take_off()
         root.addHandler(handler)
         root.setLevel(level)
         self._captures_warnings = _capture_warnings()
         sys.excepthook = self._uncaught
         threading.excepthook = self._uncaught_in_thread
+        # Not left to `logging`: whoever calls dictConfig() makes it forget all handlers there are.
+        atexit.register(handler.finish)
         _configure_structlog()
 
     @property
@@ -131,6 +168,13 @@ class ConfiguredLogging:
         How many lines could not be written, because the stream failed or was closed.
         """
         return self._handler.lost
+
+    @property
+    def suppressed_lines(self) -> int:
+        """
+        How many lines were not written, because they said what others had said before.
+        """
+        return self._handler.suppressed_lines
 
     def undo(self) -> None:
         """
@@ -150,8 +194,10 @@ class ConfiguredLogging:
     def _restore(self) -> None:
         root = logging.getLogger()
         root.removeHandler(self._handler)
-        for other in self._replaced:
-            root.addHandler(other)
+        self._handler.finish()
+        atexit.unregister(self._handler.finish)
+        for one in self._taken:
+            one.put_back()
         if root.level == self._level:
             root.setLevel(self._root_level)
         if self._captures_warnings:
@@ -235,13 +281,36 @@ class _Handler(logging.Handler):
             return
         self._nested.depth = depth + 1
         try:
-            self._output.write(f"{self._line(record)}\n")
+            self._write(self._line(record))
+        finally:
+            self._nested.depth = depth
+
+    def finish(self) -> None:
+        """
+        Say what was suppressed and not said so far.
+        """
+        self.acquire()
+        try:
+            self._write(self._lines.rest())
+        finally:
+            self.release()
+
+    @property
+    def suppressed_lines(self) -> int:
+        """
+        How many lines were suppressed.
+        """
+        return self._lines.suppressed
+
+    def _write(self, text: str) -> None:
+        if not text:
+            return
+        try:
+            self._output.write(f"{text}\n")
         except (OSError, ValueError, RuntimeError):
             # A full disk, a closed stream, or a signal that arrived inside a write to it: there
             # is nowhere left to say so.
             self.lost += 1
-        finally:
-            self._nested.depth = depth
 
     def _line(self, record: logging.LogRecord) -> str:
         line = attempt(self.format, record)
@@ -288,10 +357,25 @@ def _foreign_structlog() -> bool:
     return not untouched
 
 
-def _writing_to(stream: TextIO | None) -> list[logging.Handler]:
+def _writing_to(stream: TextIO | None) -> list[_Taken]:
+    """
+    Return the handlers, by logger, that write to the same place.
+    """
     target = sys.stderr if stream is None else stream
+    standard = (sys.stdout, sys.stderr)
+    # A program's console is both; uvicorn's two handlers write to one each.
+    places = standard if target in standard else (target,)
     root = logging.getLogger()
-    return [handler for handler in root.handlers if getattr(handler, "stream", handler) is target]
+    loggers = [
+        root,
+        *(one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)),
+    ]
+    taken: list[_Taken] = []
+    for logger in loggers:
+        there = [one for one in logger.handlers if getattr(one, "stream", one) in places]
+        if there:
+            taken.append(_Taken(logger, there, logger.propagate))
+    return taken
 
 
 def _capture_warnings() -> bool:

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-from harken import Envelope, Event, EventType, Outcome
+from harken import JSON, Envelope, Event, EventType, Outcome
 from harken.errors import SettingsError
 
-Format: TypeAlias = Literal["json", "text"]
+Format: TypeAlias = Literal["json", "text", "ecs"]
 
 SCHEMA = "harken.log/1"
 
@@ -27,6 +26,7 @@ ERROR_TYPE = "error.type"
 EXCEPTION = "exception"
 STACK = "stack"
 DATA = "data"
+SUPPRESSED = "suppressed"
 SERVICE_NAME = "service.name"
 SCHEMA_FIELD = "schema"
 
@@ -72,6 +72,7 @@ LEVEL_OF_EVENT: Mapping[str, str] = {
     "budget.warning": "warning",
     "context.queried": "debug",
     "error.raised": "error",
+    "forward.measured": "debug",
     "guard.evaluated": "debug",
     "guard.violated": "warning",
     "harken.events_dropped": "error",
@@ -140,13 +141,15 @@ def level_number(level: str | int) -> int:
 
 def check_format(format: str) -> None:
     """
-    Refuse a format that is neither ``json`` nor ``text``.
+    Refuse a format that there is not.
 
     Raises:
-        SettingsError: It is another one.
+        SettingsError: It is unknown.
     """
-    if format not in ("json", "text"):
-        raise SettingsError(f"log format {format!r} is unknown; use 'json' or 'text'")
+    if format not in get_args(Format):
+        raise SettingsError(
+            f"log format {format!r} is unknown; use one of {', '.join(get_args(Format))}"
+        )
 
 
 class Thresholds:
@@ -182,12 +185,11 @@ class Thresholds:
         return self._level
 
 
-def message_of(envelope: Envelope[Event]) -> str:
+def message_of(envelope: Envelope[Event], resource: str) -> str:
     """
     Return a short sentence: what happened, to what, and how it ended when it did not go well.
     """
     text = envelope.name.replace(".", " ").replace("_", " ")
-    resource = envelope.resource
     if resource != "unknown":
         text += f": {resource}"
     outcome = envelope.outcome
@@ -197,17 +199,41 @@ def message_of(envelope: Envelope[Event]) -> str:
     return text if outcome.value[:4] in envelope.name else f"{text} ({outcome.value})"
 
 
-def timestamp(time_ns: int) -> str:
+def repeated_of(times: int, fields: Mapping[str, JSON], time_ns: int) -> dict[str, JSON]:
     """
-    Return nanoseconds since 1970-01-01 UTC as RFC 3339 with microseconds and ``Z``.
+    Return the fields of a line about *times* lines with *fields* that were not written.
     """
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return f"{second(seconds)}.{rest // 1000:06d}Z"
+    return {
+        TIMESTAMP: timestamp(time_ns),
+        **fields,
+        MESSAGE: f"{times} more like this within a minute: {fields[MESSAGE]}",
+        SUPPRESSED: times,
+    }
 
 
-@lru_cache(maxsize=16)
-def second(seconds: int) -> str:
+class _Timestamps:
     """
-    Return seconds since 1970-01-01 UTC as RFC 3339, without fraction and ``Z``.
+    Writes times; most are of the second that was written before. Safe from any thread.
     """
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+    def __init__(self) -> None:
+        self._second = (0, "1970-01-01T00:00:00.")
+
+    def text(self, time_ns: int) -> str:
+        """
+        Return nanoseconds since 1970-01-01 UTC as RFC 3339 with microseconds and ``Z``.
+        """
+        start, second = self._second
+        if not 0 <= time_ns - start < 1_000_000_000:
+            seconds = time_ns // 1_000_000_000
+            start = seconds * 1_000_000_000
+            second = f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}."
+            self._second = (start, second)
+        milliseconds, microseconds = divmod((time_ns - start) // 1000, 1000)
+        return f"{second}{_DIGITS[milliseconds]}{_DIGITS[microseconds]}Z"
+
+
+# Looked up faster than a number is filled up with zeros.
+_DIGITS = tuple(f"{number:03d}" for number in range(1000))
+
+timestamp = _Timestamps().text

@@ -118,7 +118,7 @@ class FileOutput:
         self._torn = False
         self._closed = False
         try:
-            self._fd = self._open()
+            self._fd, self._file = self._open()
         except OSError as error:
             raise SettingsError(
                 f"cannot log to {self._path}: {error.strerror}; make the folder, or choose "
@@ -166,19 +166,23 @@ class FileOutput:
         """
         self._lock = threading.Lock()
 
-    def _open(self) -> int:
+    def _open(self) -> tuple[int, tuple[int, int]]:
+        """
+        Return a descriptor, and which file it stands for: device and inode.
+        """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         # Python itself sees to it that no child inherits the file; Windows knows text files.
-        return os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o600)
+        fd = os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o600)
+        opened = os.fstat(fd)
+        return fd, (opened.st_dev, opened.st_ino)
 
     def _follow(self) -> None:
-        ours = os.fstat(self._fd)
         try:
             named = os.stat(self._path)
         except FileNotFoundError:
             named = None
-        if named is None or (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
-            fresh = self._open()
+        if named is None or (named.st_dev, named.st_ino) != self._file:
+            fresh, file = self._open()
             os.close(self._fd)
-            self._fd = fresh
+            self._fd, self._file = fresh, file
             self._torn = False
