@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 from behave import given, then, when
@@ -246,13 +247,13 @@ def calls_have_the_same_ids(context: Scene, folder: str) -> None:
 # The catalog.
 
 
-def answer(context: Scene) -> object:
+def answer(context: Scene) -> Any:
     assert 0 == context.ran.returncode, context.ran.stderr
     return json.loads(context.ran.stdout)
 
 
 def listed(context: Scene) -> dict[str, bool]:
-    return {one["name"]: one["audited"] for one in answer(context)}
+    return {one["name"]: one["audited"] for one in answer(context)["data"]}
 
 
 @then("the answer lists at least {count:d} types")

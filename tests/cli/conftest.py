@@ -4,6 +4,7 @@ The command line as a person or a script calls it: in a process of its own, or o
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -43,6 +44,7 @@ class Terminal:
         self._mine, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         self.shown = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self.process = subprocess.Popen(
             [sys.executable, "-c", TAKE_TERMINAL, *argv],
             cwd=cwd,
@@ -81,7 +83,7 @@ class Terminal:
         except OSError:
             # Linux's way to say that nobody is on the other end any more.
             return False
-        self.shown += data.decode()
+        self.shown += self._decode(data)
         return bool(data)
 
 

@@ -87,7 +87,7 @@ class TestList:
         """
         A pattern lists the types whose names it matches.
         """
-        rows = json.loads(harken("catalog", "run.c*", "-o", "json").stdout)
+        rows = json.loads(harken("catalog", "run.c*", "-o", "json").stdout)["data"]
 
         assert [
             {
@@ -171,7 +171,7 @@ Fields
         """
         For programs, the same is a JSON object.
         """
-        page = json.loads(catalog("tool.denied", "--output", "json").out)
+        page = json.loads(catalog("tool.denied", "--output", "json").out)["data"]
 
         fields = {field["name"]: field for field in page.pop("fields")}
         assert {

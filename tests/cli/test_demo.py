@@ -671,8 +671,107 @@ class TestServe:
         assert f"port {port}" in line
         assert "" == done.stdout
 
+    def test_does_it_all_again(self, started: Start, tmp_path: Path) -> None:
+        """
+        With `--every` the metrics never come to rest, and Ctrl-C still ends it quietly, with
+        every operation ended once and one whole chain.
+        """
+        process = started("demo", "--serve", "0", "--every", "0")
+        events = tmp_path / "harken-demo" / "events.log"
+        while not (
+            events.exists() and events.read_bytes().count(b'"event_name":"session.ended"') > 1
+        ):
+            assert process.poll() is None
+
+        process.send_signal(signal.SIGINT)
+        shown, complaints = process.communicate(timeout=60)
+
+        starts = Counter[str]()
+        ends = Counter[str]()
+        for line in lines_of(events):
+            info = describe(find(line["event_name"]))
+            starts[line["span_id"]] += info.is_start
+            ends[line["span_id"]] += info.is_terminal
+        assert (0, "") == (process.returncode, complaints)
+        assert "3 runs in " in shown
+        assert +starts == +ends
+        assert links_of(tmp_path / "harken-demo" / "audit.jsonl") > 150
+
+    def test_not_again_without_serving(self, harken: Run) -> None:
+        """
+        Nobody could stop or see what goes on and on without a server: that is a mistake.
+        """
+        done = harken("demo", "--every", "1", returncode=2)
+
+        assert "--every needs --serve" in done.stderr
+
+
+class TestOtlp:
+    def test_sends_the_spans_of_the_file(self, harken: Run, tmp_path: Path) -> None:
+        """
+        With `--otlp` a collector gets the very spans that are in the file.
+        """
+        otlp_receiver = pytest.importorskip("tests.otlp_receiver", reason="needs harken[otlp]")
+
+        with otlp_receiver.receiving() as receiver:
+            done = harken("demo", "--otlp", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+
+        sent = {(span.trace_id.hex(), span.span_id.hex(), span.name) for span in receiver.spans}
+        spans = lines_of(tmp_path / "harken-demo" / "spans.jsonl")
+        assert "" == done.stderr
+        assert {(*ids(span), span["name"]) for span in spans} == sent
+
+
+# A Ctrl-C that comes while the demo starts the thread in which its agent works.
+INTERRUPTED_AT_A_START = """
+import signal, sys, threading
+
+from harken.cli import main
+from harken.cli._agent import Agent
+
+work, start = Agent.work, threading.Thread.start
+at_work, times = threading.Event(), 0
+
+
+def work_and_say_so(agent, runs):
+    at_work.set()
+    work(agent, runs)
+
+
+def start_and_be_interrupted(thread):
+    global times
+    start(thread)
+    if threading.current_thread() is threading.main_thread() and at_work.wait(0.5):
+        at_work.clear()
+        times += 1
+        if times == int(sys.argv[1]):
+            signal.raise_signal(signal.SIGINT)
+
+
+Agent.work = work_and_say_so
+threading.Thread.start = start_and_be_interrupted
+main(["demo", "--out", "demo", "--runs", "2", "--serve", "0", "--every", "0"], prog_name="harken")
+"""
+
 
 class TestInterrupted:
+    @pytest.mark.parametrize(("time", "code"), [("1", 130), ("2", 0)])
+    def test_while_the_agent_starts(
+        self, run_python: Run, tmp_path: Path, time: str, code: int
+    ) -> None:
+        """
+        Ctrl-C at the very moment when the agent begins to work stops it all the same.
+        """
+        done = run_python(INTERRUPTED_AT_A_START, time, returncode=code)
+
+        sessions = [
+            line["outcome"]
+            for line in lines_of(tmp_path / "demo" / "audit.jsonl")
+            if line["event_type"] == "session.ended"
+        ]
+        assert "" == done.stderr.strip()
+        assert ["success"] * (int(time) - 1) + ["cancelled"] == sessions
+
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_ends_what_it_began(
         self, started: Start, tmp_path: Path, number: signal.Signals, code: int

@@ -20,6 +20,8 @@ from harken.catalog import CredentialIssued, PolicyEvaluated, ToolStarted
 from harken.sinks.audit import AuditLog
 from harken.trail.export import FORMATS
 
+pytestmark = pytest.mark.once
+
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -140,8 +142,10 @@ def test_damaged_line(harken: Run, log: Path, form: str) -> None:
     done = harken("export", form, str(log), returncode=3)
 
     assert len(whole) == len(done.stdout.splitlines())
-    assert [f"{log}:2", f"{log}:3"] == [
-        line.removeprefix("Error: ").partition(": this")[0] for line in done.stderr.splitlines()
+    second = len(content[0])
+    assert [f"{log} at byte {second}", f"{log} at byte {second + 3}"] == [
+        line.removeprefix("Warning: ").partition(": the line")[0]
+        for line in done.stderr.splitlines()
     ]
 
 
@@ -149,6 +153,6 @@ def test_missing_log(harken: Run, tmp_path: Path) -> None:
     """
     A log that is not there is named.
     """
-    done = harken("export", "ecs", str(tmp_path / "none.jsonl"), returncode=1)
+    done = harken("export", "ecs", str(tmp_path / "none.jsonl"), returncode=4)
 
     assert "none.jsonl" in done.stderr

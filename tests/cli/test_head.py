@@ -71,3 +71,24 @@ def test_no_record(call: Call, path: Path) -> None:
 
     assert (4, "") == (called.code, called.out)
     assert "holds no sealed record" in called.err
+
+
+def test_envelope(call: Call, path: Path) -> None:
+    """
+    With `-o json` it is the answer of an envelope.
+    """
+    write_log(path)
+
+    called = call("head", "-F", str(path), "-o", "json")
+
+    answer = json.loads(called.out)
+    assert (True, 13, "head") == (answer["ok"], answer["data"]["seq"], answer["meta"]["command"])
+
+
+def test_envelope_of_an_error(call: Call) -> None:
+    """
+    Where there is no log, the envelope says so.
+    """
+    called = call("head", "-F", "none.jsonl", "-o", "json")
+
+    assert (4, False) == (called.code, json.loads(called.out)["ok"])

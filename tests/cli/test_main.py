@@ -5,7 +5,10 @@ What holds for every command: help, fast start, errors, exit codes, pipes, termi
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -48,10 +51,11 @@ class TestHelp:
         shown = call("--help").out
 
         for name, summary in COMMANDS.items():
-            command: click.Command = import_module(f"harken.cli.{name}").command
+            module = name.replace("-", "_")
+            command: click.Command = import_module(f"harken.cli.{module}").command
             assert name == command.name
             assert summary.rstrip(".") == command.get_short_help_str(100).rstrip(".")
-            assert f"  {name:<9}{summary}" in shown
+            assert re.search(rf"^  {name} +{re.escape(summary)}$", shown, re.MULTILINE)
 
     @pytest.mark.parametrize("name", COMMANDS)
     @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -87,7 +91,7 @@ class TestHelp:
         Help and version start without any command that they do not need, without a sink, and
         without rich.
         """
-        others = {f"harken.cli.{name}" for name in COMMANDS if name != "version"}
+        others = {f"harken.cli.{name.replace('-', '_')}" for name in COMMANDS if name != "version"}
 
         loaded = set(run_python(LOADED_BY, *args).stderr.split())
 
@@ -117,7 +121,7 @@ def test_a_shell_completes_commands(harken: Run) -> None:
     """
     The shell's completion knows the commands.
     """
-    env = {"_HARKEN_COMPLETE": "bash_complete", "COMP_WORDS": "harken c", "COMP_CWORD": "1"}
+    env = {"_HARKEN_COMPLETE": "bash_complete", "COMP_WORDS": "harken ca", "COMP_CWORD": "1"}
 
     assert "plain,catalog\n" == harken(env=env).stdout
 
@@ -236,6 +240,40 @@ class TestPipe:
         complaints = process.stderr.read()
 
         assert (0, "") == (process.wait(timeout=60), complaints)
+
+    def test_of_the_help(self, started: Callable[..., subprocess.Popen[str]]) -> None:
+        """
+        Nor is it one when it was the help that was asked for.
+        """
+        process = started("--help")
+        assert process.stdout is not None and process.stderr is not None
+
+        process.stdout.close()
+        complaints = process.stderr.read()
+
+        assert (0, "") == (process.wait(timeout=60), complaints)
+
+    @pytest.mark.parametrize("arguments", ["version", "doctor", "exec -- true"])
+    def test_that_was_never_open(
+        self, harken: Callable[..., object], tmp_path: Path, arguments: str
+    ) -> None:
+        """
+        Who closes standard output gets no answer and no traceback.
+        """
+        command = f"{sys.executable} -m harken {arguments} >&-"
+        env = {**os.environ, "HARKEN_AUDIT_JSONL_PATH": str(tmp_path / "audit.jsonl")}
+
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+        assert (0, "") == (done.returncode, done.stderr)
 
 
 class TestTerminal:

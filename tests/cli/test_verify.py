@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trail.logs import archives, hash_of, lines_of, put, write_log
+from tests.trail.logs import archives, hash_of, lines_of, put, struck, write_log
 
 import harken.cli.verify
 from harken.sinks.audit import create_key
@@ -82,6 +82,22 @@ class TestExitCodes:
         called = call("verify", "--chain-only")
         assert 0 == called.code
         assert called.out.endswith("\nverified: the chain holds; nothing else was asked for\n")
+
+    def test_deleted_under_its_writer(self, call: Call, path: Path) -> None:
+        """
+        What is missing is said where it is judged, too.
+        """
+        log = write_log(path, 5, close=False)
+        path.unlink()
+        log.write(struck(1))
+        log.close()
+
+        called = call("verify")
+
+        assert 3 == called.code
+        assert (
+            "completeness  incomplete  the lines 1 to 6 are in older files, which are not here\n"
+        ) in called.out
 
     def test_chain_only_and_tampered(self, call: Call, path: Path) -> None:
         """
@@ -319,3 +335,52 @@ def test_errors_are_errors_of_harken() -> None:
     from harken.errors import HarkenError
 
     assert issubclass(TrailError, HarkenError)
+
+
+class TestEnvelope:
+    def test_report(self, call: Call, path: Path) -> None:
+        """
+        With `-o json` the report is the answer of an envelope, as with all that reads the log.
+        """
+        write_log(path)
+
+        called = call("verify", "-F", "audit.jsonl", "-o", "json")
+
+        answer = json.loads(called.out)
+        assert {"ok", "data", "error", "warnings", "meta"} == answer.keys()
+        assert (3, "incomplete") == (called.code, answer["data"]["verdict"])
+        assert ("verify", "audit.jsonl") == (answer["meta"]["command"], answer["meta"]["log"])
+
+    def test_error(self, call: Call) -> None:
+        """
+        What keeps it from being judged is in the envelope, too.
+        """
+        called = call("verify", "-F", "none.jsonl", "-o", "json")
+
+        answer = json.loads(called.out)
+        assert (False, None, 2) == (answer["ok"], answer["data"], answer["error"]["exit_code"])
+        assert 2 == called.code
+
+    @pytest.mark.parametrize("command", ["verify", "head"])
+    @pytest.mark.parametrize(
+        "options", [["audit.jsonl", "-F", "audit.jsonl"], ["--json", "-o", "json"]]
+    )
+    def test_one_or_the_other(self, call: Call, command: str, options: list[str]) -> None:
+        """
+        The log is named once, and there is one form.
+        """
+        assert 2 == call(command, *options).code
+
+
+def test_reader_that_has_enough(path: Path, started: Callable[..., Any]) -> None:
+    """
+    Who reads no further gets the exit code that says it all, and no complaint.
+    """
+    write_log(path)
+    lines = lines_of(path)
+    put(path, [lines[0], lines[1].replace(b"strike", b"stroke"), *lines[2:]])
+
+    process = started("verify", "audit.jsonl")
+    process.stdout.close()
+
+    assert ("", 1) == (process.stderr.read(), process.wait(timeout=60))

@@ -69,12 +69,17 @@ class Agent:
         self._session_id = new_id("session")
         self._tools = Tools(bus, folder)
         self._stopped = threading.Event()
+        self._at_work = threading.Lock()
 
     def stop(self) -> None:
         """
-        Have `work()` end as soon as it can, with everything in it cancelled. From any thread.
+        Have `work()` end as soon as it can, with everything in it cancelled; return when it has.
+
+        Work that has not begun never will. From any other thread.
         """
         self._stopped.set()
+        with self._at_work:
+            pass
 
     def pause(self, seconds: float) -> None:
         """
@@ -93,6 +98,11 @@ class Agent:
         Raises:
             asyncio.CancelledError: The agent was stopped.
         """
+        with self._at_work:
+            self.pause(0)
+            self._work(runs)
+
+    def _work(self, runs: int) -> None:
         with self._scope(AGENT):
             # Not around the runs: each of them is a trace of its own.
             session = self._bus.operation(

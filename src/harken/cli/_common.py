@@ -4,14 +4,28 @@ What several commands need: an end with one sentence, safe text, event types by 
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from pathlib import Path
+from tempfile import mkstemp
+from typing import NoReturn, TextIO
 
 import click
 
 from harken import Event, event_types, find
+from harken.contract import current
 from harken.errors import UnknownEventError
+
+# Whether a file may be read is for whoever reads it to tell, with the exit code that says so; click
+# asks for the real user, and calls it wrong usage.
+PATH = click.Path(readable=False, path_type=Path)
+"""The path of a log, in the arguments of a command."""
+
+FILE = click.Path(dir_okay=False, readable=False, path_type=Path)
+"""The path of a file, which no folder is."""
 
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:
@@ -26,7 +40,51 @@ def complain(message: str) -> None:
     """
     Say on standard error what went wrong, as click says it.
     """
+    explain(message)
     click.echo(f"Error: {printable(message)}", err=True)
+
+
+def forget_output() -> None:
+    """
+    Drop what is still buffered for standard output: it would fail once more when the interpreter
+    ends.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[TextIO]:
+    """
+    Open a file for text that takes the place of *path*, at once when all is there, and that only
+    its owner may read. What is no regular file, such as a device or a pipe, is written to.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    try:
+        fd, name = mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        # Nobody knows the file that would have taken its place.
+        error.filename = str(path)
+        raise
+    new = Path(name)
+    try:
+        with open(fd, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def explain(message: str) -> None:
+    """
+    Say what went wrong in the answer, where a command answers in JSON.
+    """
+    call = current()
+    if call is not None:
+        call.explain(message)
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ import msgspec
 
 from harken import JSON, ContentKind, Event, describe
 from harken.cli._common import all_types, event_type, on_terminal, printable
+from harken.contract import current
 
 WIDEST = 100
 """Columns that are used of a terminal at most."""
@@ -73,7 +74,9 @@ def command(pattern: str | None, output: str) -> None:
         cls = event_type(pattern)
         lines, document = _page(cls), _details(cls)
     if output == "json":
-        click.echo(json.dumps(document, indent=2, default=str))
+        call = current()
+        answer = document if call is None else call.envelope(document)
+        click.echo(json.dumps(answer, indent=2, default=str))
     else:
         click.echo("\n".join(lines))
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Generator
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import click
 
@@ -19,6 +21,7 @@ from harken import Bus, Envelope, Event
 from harken.cli._agent import Agent
 from harken.cli._common import fail, printable
 from harken.cli._summary import Outputs, Story, obstacle, show_files, show_next, show_tree
+from harken.sinks.otel import SpanRecorder, otlp_exporter
 from harken.sinks.prometheus import PrometheusInstrumenter
 
 ADDRESS = "127.0.0.1"
@@ -53,7 +56,18 @@ _NAP = 0.2
     type=click.IntRange(0, 65_535),
     help="Serve /metrics on this machine until Ctrl-C; 0 for any port that is free.",
 )
-def command(out: Path, runs: int, serve: int | None) -> None:
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="With --serve: do it all again, so many seconds after it was done, until Ctrl-C.",
+)
+@click.option(
+    "--otlp",
+    is_flag=True,
+    help="Send the spans to a collector, too: the one of OTEL_EXPORTER_OTLP_ENDPOINT.",
+)
+def command(out: Path, runs: int, serve: int | None, every: float | None, *, otlp: bool) -> None:
     """
     Watch a scripted agent work, through all four sinks.
 
@@ -67,6 +81,8 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     events.log    a line of JSON for each event
     spans.jsonl   OpenTelemetry spans
     """
+    if every is not None and serve is None:
+        raise click.UsageError("--every needs --serve: who would see it?")
     began = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,16 +94,15 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     except OSError as error:
         where = error.filename or out
         fail(f"cannot write to {where}: {error.strerror}; choose another --out", UNUSABLE)
-    bus.subscribe(story)
+    if otlp:
+        bus.attach(SpanRecorder(otlp_exporter()), name="otlp")
+    heard = bus.subscribe(story)
     url = f"http://{ADDRESS}:{_port_of(bus)}/metrics"
     if serve is not None:
         click.echo(f"Serving {url}")
-    with (
-        TemporaryDirectory(prefix="harken-demo-") as scratch,
-        progress(bus, runs),
-        _sampled(),
-    ):
-        _work(Agent(bus, Path(scratch)), runs)
+    with progress(bus, runs):
+        _play(bus, runs)
+    heard.cancel()
     if serve is None:
         bus.close()
     else:
@@ -103,8 +118,7 @@ def command(out: Path, runs: int, serve: int | None) -> None:
     if serve is not None:
         with suppress(KeyboardInterrupt):
             click.echo(f"\nServing {url} until Ctrl-C.")
-            while True:
-                time.sleep(_NAP)
+            _go_on(bus, runs, every)
         bus.close()
 
 
@@ -130,13 +144,33 @@ def _configured(outputs: Outputs, port: int | None) -> Bus:
     )
 
 
+def _play(bus: Bus, runs: int) -> None:
+    """
+    Let a new agent work in a new folder.
+    """
+    with TemporaryDirectory(prefix="harken-demo-") as scratch, _sampled():
+        _work(Agent(bus, Path(scratch)), runs)
+
+
+def _go_on(bus: Bus, runs: int, every: float | None) -> NoReturn:
+    """
+    Do the runs again and again, or nothing at all, until a signal ends it.
+    """
+    while True:
+        due = time.monotonic() + (math.inf if every is None else every)
+        while time.monotonic() < due:
+            time.sleep(_NAP)
+        _play(bus, runs)
+
+
 def _work(agent: Agent, runs: int) -> None:
     """
     Let *agent* work in a thread: a signal raises in the main one, and there it tears nothing.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        working = pool.submit(harken.bind(agent.work), runs)
         try:
+            # A signal may come while the thread starts: then the pool does not know of it.
+            working = pool.submit(harken.bind(agent.work), runs)
             # A signal that comes just before a wait without end would be noticed after it.
             while not working.done():
                 wait([working], timeout=_NAP)

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePath
 from uuid import uuid4
@@ -20,9 +19,10 @@ from uuid import uuid4
 import click
 
 import harken
-from harken import JSON, Bus, Settings
+from harken import Bus, Settings
 from harken.catalog import CommandStarted
 from harken.cli._common import complain, fail
+from harken.contract.argv import login, name_secrets
 from harken.errors import DeliveryError, HarkenError
 
 NOT_SET_UP = 125
@@ -128,19 +128,6 @@ def _who() -> str:
             NOT_SET_UP,
         )
     return named
-
-
-def login() -> str:
-    """
-    Return the name of the user that this process belongs to, or the number without a name.
-    """
-    # Not getpass.getuser(), which believes what the environment says.
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def run_recorded(bus: Bus, child: Child, name: str, who: str) -> int:
@@ -322,29 +309,3 @@ def _stop(number: int) -> None:
     if number in _STOPS:
         held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def name_secrets(argv: Sequence[str], redact: Callable[[str], str]) -> list[JSON]:
-    """
-    Return *argv* with each secret beside its name, where redaction knows it by the name.
-
-    ``--password x``, ``--password=x`` and ``PASSWORD=x`` become ``{"--password": "x"}`` and so
-    on; everything else stays as it is.
-    """
-
-    def is_secret(name: str, value: str) -> bool:
-        text = json.dumps({name: value})
-        return redact(text) != text
-
-    shown: list[JSON] = []
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        name, sign, value = word.partition("=")
-        if sign:
-            shown.append({name: value} if value and is_secret(name, value) else word)
-        elif word.startswith("-") and rest and is_secret(word, rest[0]):
-            shown.append({word: rest.pop(0)})
-        else:
-            shown.append(word)
-    return shown

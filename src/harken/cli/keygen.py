@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from harken.cli._common import FILE
+
 
 @click.command(name="keygen")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option(
     "--signing", is_flag=True, help="Make an Ed25519 key, for whoever has its public half."
 )

@@ -15,7 +15,9 @@ import click
 import msgspec
 
 from harken import Settings
-from harken.cli._common import complain, printable
+from harken.cli._common import FILE, PATH, complain, forget_output, printable
+from harken.cli._desk import Desk, envelope_option, file_option, named_log
+from harken.cli._stream import from_option
 from harken.errors import HarkenError
 from harken.trail import (
     EXIT_CODES,
@@ -43,58 +45,80 @@ MEANING = {
 
 CHAIN_HOLDS = "verified: the chain holds; nothing else was asked for"
 
-_COLORS = {"ok": "green", "tampered": "red", "undecided": "yellow", "incomplete": "yellow"}
+ARRIVED = {
+    "ok": "verified: what arrived is what was written, and nothing before its end is missing",
+    "tampered": "tampered: what arrived is not what was written",
+    "undecided": "undecided: what arrived cannot be judged",
+    "incomplete": "incomplete: what arrived is consistent, and something is missing",
+}
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_COLORS = {"ok": "green", "tampered": "red", "undecided": "yellow", "incomplete": "yellow"}
 
 
 @click.command(name="verify")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--key", "keys", type=_FILE, multiple=True, help="What `harken keygen` printed.")
+@click.argument("path", required=False, type=PATH)
+@click.option("--key", "keys", type=FILE, multiple=True, help="What `harken keygen` printed.")
 @click.option(
     "--public-key",
     "public_keys",
-    type=_FILE,
+    type=FILE,
     multiple=True,
     help="What `harken keygen --signing` printed.",
 )
 @click.option(
     "--anchor",
     "anchors",
-    type=_FILE,
+    type=FILE,
     multiple=True,
     help="Heads that were kept elsewhere: of `harken head`, or in a log of events.",
 )
 @click.option(
     "--state",
     "states",
-    type=_FILE,
+    type=FILE,
     multiple=True,
     help="The agent's own key file, which knows the last seal. By default the one of the settings.",
 )
+@from_option
+@click.option(
+    "--expect",
+    "expected",
+    metavar="SOURCE",
+    multiple=True,
+    help="With --from: a log of which something must have arrived, such as /harken/host-7.",
+)
 @click.option("--chain-only", is_flag=True, help="Check the chain of hashes, and nothing else.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@envelope_option
+@file_option
 def command(
     path: Path | None,
     keys: Sequence[Path],
     public_keys: Sequence[Path],
     anchors: Sequence[Path],
     states: Sequence[Path],
+    stream: str | None,
+    expected: Sequence[str],
     *,
     chain_only: bool,
     as_json: bool,
+    form: str,
+    file: Path | None,
 ) -> None:
     """
     Check that the audit log is what was written.
 
-    PATH is the log that is appended to; its older files are found beside it. Without PATH it is
-    the one of the settings.
+    PATH, or -F, is the log that is appended to; its older files are found beside it. Without
+    either it is the one of the settings.
 
     \b
     chain         each line is as it was sealed, and follows the one before
     seals         checkpoints fit the log, and are sealed with the key
     completeness  no record, line or file is missing
     tail          the log ends as it should, and where anchors say
+
+    With --from it is every log that arrived at an engine, each by itself. Their ends are not
+    judged, because they go on.
 
     Whoever can write to the log can also write another one with a chain that holds. Only a key
     or an anchor that was kept elsewhere shows that.
@@ -104,12 +128,23 @@ def command(
     """
     if chain_only and (keys or public_keys or anchors or states):
         raise click.UsageError("--chain-only takes no key, no state and no anchor")
+    if as_json and form == "json":
+        raise click.UsageError("--json prints the report, and -o json an envelope; give one")
+    named = named_log(path, file)
+    desk = Desk("verify", file=named, form=form, color="auto", tz="utc", endless=True)
+    if expected and stream is None:
+        raise click.UsageError("--expect is for what arrived at an engine; name that with --from")
+    if stream is not None:
+        if named or anchors or states or chain_only:
+            raise click.UsageError("--from takes --key, --public-key and --expect only")
+        _prove(stream, expected, keys, public_keys, desk, as_json=as_json)
     try:
         settings = Settings.load()
-        log = settings.audit_path() if path is None else path
+        log = settings.audit_path() if named is None else named
+        desk.log = str(log)
         report = _verified(log, settings, keys, public_keys, anchors, states, chain_only=chain_only)
     except (HarkenError, OSError) as error:
-        _give_up(str(error), as_json=as_json)
+        _give_up(error, desk, as_json=as_json)
     except Exception as error:
         # Whatever else it is, it must not look like the exit code of a log that was changed.
         complain(f"harken itself failed: {type(error).__name__}: {error}")
@@ -117,19 +152,68 @@ def command(
     try:
         if as_json:
             click.echo(json.dumps({**msgspec.to_builtins(report), "error": None}))
+        elif form == "json":
+            desk.answer(report)
         else:
             _show(report, chain_only=chain_only)
+    except BrokenPipeError:
+        # Who has seen enough still gets the exit code that says it all.
+        forget_output()
     except OSError as error:
         complain(f"the verdict cannot be written: {error.strerror}")
         raise click.exceptions.Exit(CANNOT_JUDGE) from error
     raise click.exceptions.Exit(report.exit_code)
 
 
-def _give_up(message: str, *, as_json: bool) -> NoReturn:
+def _prove(
+    stream: str,
+    expected: Sequence[str],
+    keys: Sequence[Path],
+    public_keys: Sequence[Path],
+    desk: Desk,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    from harken.forward import prove, stored
+
+    try:
+        proof = prove(
+            stored(stream),
+            expected=expected,
+            keys=[read_key(key) for key in keys],
+            public_keys=[read_public_key(key) for key in public_keys],
+        )
+    except (HarkenError, OSError) as error:
+        _give_up(error, desk, as_json=as_json)
+    if as_json or desk.form == "json":
+        if as_json:
+            click.echo(json.dumps({**msgspec.to_builtins(proof), "error": None}))
+        else:
+            desk.answer(proof)
+        raise click.exceptions.Exit(proof.exit_code)
+    for one in proof.arrived:
+        word = click.style(f"{one.verdict:<10}", fg=_COLORS.get(one.verdict))
+        life = f", begun anew {one.generation - 1} times before" if one.generation > 1 else ""
+        until = f"{one.lines:,} lines until {printable(one.last)}{life}"
+        click.echo(f"{word}  {printable(one.source)}  {until}")
+        for finding in one.report.findings:
+            if finding.weight != "note" and finding.part != "tail":
+                click.echo(f"            {finding.kind}: {printable(finding.message)}")
+    for source in proof.missing:
+        word = click.style("missing   ", fg="red")
+        click.echo(f"{word}  {printable(source)}  nothing arrived")
+    click.echo()
+    meaning = ARRIVED[proof.verdict]
+    click.echo(click.style(meaning, fg=_COLORS.get(proof.verdict), bold=True))
+    raise click.exceptions.Exit(proof.exit_code)
+
+
+def _give_up(error: Exception, desk: Desk, *, as_json: bool) -> NoReturn:
     if as_json:
-        answer = {"verdict": "undecided", "exit_code": CANNOT_JUDGE, "error": message}
+        answer = {"verdict": "undecided", "exit_code": CANNOT_JUDGE, "error": str(error)}
         click.echo(json.dumps(answer))
-    complain(message)
+    desk.fail(error, CANNOT_JUDGE)
+    complain(str(error))
     raise click.exceptions.Exit(CANNOT_JUDGE)
 
 
@@ -145,7 +229,7 @@ def _verified(
 ) -> Report:
     # Whatever the log is compared with is read before its size is asked for.
     given = [read_key(key) for key in keys]
-    told = _states(settings, states) if given else []
+    told = states_of(settings, states) if given else []
     public = [read_public_key(key) for key in public_keys]
     noted = read_anchors(anchors, str(log))
     with _progress(log) as progress:
@@ -160,7 +244,10 @@ def _verified(
         )
 
 
-def _states(settings: Settings, states: Sequence[Path]) -> list[WriterState]:
+def states_of(settings: Settings, states: Sequence[Path]) -> list[WriterState]:
+    """
+    Return what the key files *states* know, or else the one of the settings.
+    """
     if states or settings.audit_key_path is None:
         return [read_state(state) for state in states]
     try:

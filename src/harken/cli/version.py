@@ -5,18 +5,24 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import distributions
 
 import click
+
+from harken import __version__
+
+
+def version() -> str:
+    """
+    Return the version of harken.
+    """
+    return __version__
 
 
 def version_line() -> str:
     """
     Return the versions of harken and of the Python that runs it, in one line.
     """
-    versions = (distribution.version for distribution in distributions(name="harken"))
-    found = next(versions, "unknown")
-    return f"harken {found} (Python {platform.python_version()})"
+    return f"harken {version()} (Python {platform.python_version()})"
 
 
 @click.command(name="version")
