@@ -1,0 +1,3 @@
+"""
+Adapters: one module for each agent framework, imported only by who uses that framework.
+"""
