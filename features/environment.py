@@ -5,6 +5,7 @@ What every scenario begins with: an empty folder, a clean environment, and nothi
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -18,6 +19,9 @@ import harken
 
 OURS = ("HARKEN_", "OTEL_", "PROMETHEUS_", "XDG_")
 CARRIED = {"BAGGAGE", "NO_COLOR", "TOOL_TRACE_ID", "TRACEPARENT", "TRACESTATE"}
+
+# The servers of the tests are ours, too; `behave` does not look for them where it is started.
+sys.path.append(str(Path(__file__).parents[1]))
 
 register_type(
     Command=command,

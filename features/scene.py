@@ -45,6 +45,8 @@ class Scene(Context):
         error: What stopped the last act; None when nothing did.
 
         ran: The program or the command that ran last.
+
+        tool: The sample tool that was called last.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Scene(Context):
     listener: Captured
     error: Exception | None
     ran: subprocess.CompletedProcess[str]
+    tool: Path
     report: FlushReport
 
 

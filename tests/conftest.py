@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,10 @@ import hypothesis
 import pytest
 
 SERVERS_ARE_REQUIRED = os.environ.get("HARKEN_REQUIRE_SERVERS") == "1"
+# What decides about a change tries the same examples each time; whoever develops, ever new ones.
+IS_REPEATABLE = os.environ.get("HARKEN_REPEATABLE_TESTS") == "1"
+# What was tried thoroughly on one Python needs less of that on the others.
+MAX_EXAMPLES = 20 if os.environ.get("HARKEN_FEW_EXAMPLES") == "1" else 100
 
 # Whoever runs the tests may be traced or configured; the expected values are not.
 for name in list(os.environ):
@@ -28,8 +33,31 @@ for name in list(os.environ):
         del os.environ[name]
 
 # A deadline per example would measure the machine and the coverage tracer.
-hypothesis.settings.register_profile("harken", deadline=None)
+hypothesis.settings.register_profile(
+    "harken", deadline=None, derandomize=IS_REPEATABLE, max_examples=MAX_EXAMPLES
+)
 hypothesis.settings.load_profile("harken")
+
+
+def let_children_be_measured() -> None:
+    """
+    Keep a forked child from waiting for ever for coverage's lock.
+
+    Whoever calls a function that is measured holds that lock for a moment. Another thread that
+    forks meanwhile leaves a copy of it to its child which nobody lets go; so it is taken before
+    the fork, by the thread that forks. Called before harken has any lock to take at a fork.
+    """
+    measuring = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
+    collector = getattr(measuring, "_collector", None)
+    if collector is None:
+        return
+    lock = collector.data_lock = threading.RLock()
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
+
+
+let_children_be_measured()
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +72,7 @@ def user_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
         monkeypatch.delenv(variable, raising=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def require_server() -> Callable[[str], str]:
     """
     A function that finds the command of a server or a tool which a test needs.

@@ -4,16 +4,27 @@ The kit for tests of code on a bus.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import textwrap
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harken.catalog import PrCreated, ToolStarted
-from harken.testing import START, FixedClock, capture, fixed_bus
+from harken import Bus, Event
+from harken.catalog import PrCreated, RunStarted, ToolStarted
+from harken.testing import (
+    START,
+    Captured,
+    FixedClock,
+    assert_published,
+    capture,
+    fixed_bus,
+    snapshot,
+)
 
 
 def test_fixed_clock() -> None:
@@ -69,13 +80,88 @@ def test_pytest_fixtures(
     assert "1 passed" in run_python(code).stdout
 
 
+class TestAssertPublished:
+    """
+    What was published, found by its type and by what it says.
+    """
+
+    @pytest.fixture
+    def heard(self) -> Captured:
+        bus = fixed_bus()
+        with capture(bus) as heard:
+            for number in (7, 8):
+                bus.publish(PrCreated(url=f"/pull/{number}"))
+        return heard
+
+    def test_what_is_there(self, heard: Captured) -> None:
+        """
+        All that fit are returned, in order, with their envelopes.
+        """
+        assert heard.envelopes == assert_published(heard, PrCreated, outcome="success", count=2)
+        assert heard.envelopes[1:] == assert_published(heard, PrCreated, url="/pull/8")
+        assert [] == assert_published(heard, ToolStarted, count=0)
+
+    @pytest.mark.parametrize(
+        ("event_type", "expected", "message"),
+        [
+            (ToolStarted, {}, "ToolStarted was not published, but ['pr.created', 'pr.created']"),
+            (PrCreated, {"url": "/9"}, "with {'url': '/9'} was not published, but [{'url': '/pull"),
+            (PrCreated, {"count": 1}, "PrCreated was published 2 times, not 1 times"),
+        ],
+    )
+    def test_what_is_not(
+        self, heard: Captured, event_type: type[Event], expected: dict[str, Any], message: str
+    ) -> None:
+        """
+        The error says what was published instead.
+        """
+        with pytest.raises(AssertionError, match=re.escape(message)):
+            assert_published(heard, event_type, **expected)
+
+    def test_in_silence(self) -> None:
+        """
+        Where nothing was published, the error says so.
+        """
+        with pytest.raises(AssertionError, match="Event was not published, but nothing"):
+            assert_published(Captured(), Event)
+
+
+def test_snapshot() -> None:
+    """
+    A run as text is the same for each run that does the same.
+    """
+
+    def run() -> str:
+        bus = Bus()
+        with capture(bus) as heard, bus.operation(RunStarted(model="m")):
+            with bus.operation(ToolStarted(tool_name="search", arguments={"token": "x"})) as call:
+                bus.publish(PrCreated(url="/pull/7"))
+                call.deny("no")
+            bus.operation(ToolStarted(tool_name="read", tool_call_id="c-1")).start()
+            bus.close()
+        return snapshot(heard)
+
+    assert run() == run()
+    lines = [line.partition(" {")[0] for line in run().splitlines()]
+    assert [
+        "run.started",
+        "  tool.started",
+        "    pr.created success",
+        "  tool.denied denied",
+        "  tool.started",
+        "  tool.failed orphaned",
+        "run.failed orphaned",
+    ] == lines
+    assert ('"token": "[REDACTED:key]"' in run(), '"tool_call_id": "#2"' in run()) == (True, True)
+
+
 class TestSteps:
     """
     What Behave says, with harken's steps, of an agent that publishes two events.
     """
 
     STEPS = """
-        import harken.testing.steps
+        import harken.testing.behave
         from behave import when
         from harken.catalog import PrCreated, ToolStarted
 
@@ -86,10 +172,20 @@ class TestSteps:
     """
     ENVIRONMENT = """
         from harken import Bus
-        from harken.testing.steps import listen
+        from harken.catalog import ToolStarted
+        from harken.testing.behave import listen
 
         def before_scenario(context, scenario):
-            listen(context, Bus())
+            bus = Bus()
+
+            def call_tool(name, arguments):
+                with bus.operation(ToolStarted(tool_name=name, arguments=arguments)) as call:
+                    if name == "drop":
+                        call.deny("read-only")
+                    if name == "break":
+                        raise ValueError("broken")
+
+            listen(context, bus, call_tool)
     """
 
     @pytest.fixture
@@ -118,6 +214,21 @@ class TestSteps:
             ['Then "pr.created" was published', "| url | /pull/7 |", "| outcome | success |"],
             ['Then "pr.created" was published 1 times', 'And "tool.failed" was not published'],
             ["Then these events were published", "| name |", "| pr.created |", "| tool.started |"],
+            [
+                'When the agent calls the tool "drop"',
+                "| table | invoices |",
+                "Then an audit record says it was denied",
+                "| resource | tool:drop |",
+                "| metadata.reason | read-only |",
+                "| metadata.nothing.here | null |",
+            ],
+            ['When the agent calls the tool "break"', "Then an audit record says it failed"],
+            [
+                'When the agent calls the tool "search"',
+                "| password | hunter2 |",
+                "Then an audit record says it succeeded",
+                "And no audit record holds hunter2",
+            ],
             [
                 'When "tool.completed" is published',
                 "| tool_call_id | c-1 |",
@@ -153,6 +264,11 @@ class TestSteps:
                 "pr.created, tool.started were published",
             ),
             (["Then every operation has ended"], "1 operations have not ended"),
+            (
+                ['When the agent calls the tool "drop"', "Then an audit record says it succeeded"],
+                "the record says {'outcome': 'denied'}",
+            ),
+            (["Then no audit record holds /pull/7"], "it is in the record {"),
             (['Then "pr.craeted" was published'], "did you mean pr.created"),
         ],
     )

@@ -23,6 +23,48 @@ Feature: Sinks and listeners of your own
         pr.created https://forge.example/pull/7
         """
 
+  Rule: A sink can be put to what the bus expects of any
+
+    Scenario: A sink that cannot take everything is told what it cannot take
+      When the author runs
+        """
+        from harken.testing.sink_conformance import check_sink
+
+        class Tools:
+            def write(self, batch):
+                for envelope in batch:
+                    envelope.event.tool_name
+
+        try:
+            check_sink(Tools)
+        except ExceptionGroup as group:
+            print(group.exceptions[0].__notes__[0].partition(":")[0])
+        """
+      Then the program prints
+        """
+        takes_every_type
+        """
+
+    Scenario: A sink that takes everything conforms
+      When the author runs
+        """
+        from harken.testing.sink_conformance import check_sink
+
+        class Names:
+            def __init__(self):
+                self.names = []
+
+            def write(self, batch):
+                self.names += [envelope.name for envelope in batch]
+
+        check_sink(Names)
+        print("Names conforms")
+        """
+      Then the program prints
+        """
+        Names conforms
+        """
+
   Rule: A sink is an object that writes batches
 
     Scenario: A sink gets redacted JSON that was made once for all sinks

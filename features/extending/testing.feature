@@ -21,6 +21,49 @@ Feature: Tests of your own
         """
       Then the program prints a sentence with "/pull/7" and "PrCreated"
 
+    Scenario: A test says what it expected, and hears what was there instead
+      When the author runs
+        """
+        from harken import Bus
+        from harken.catalog import ToolDenied, ToolStarted
+        from harken.testing import assert_published, capture
+
+        bus = Bus()
+        with capture(bus) as heard, bus.operation(ToolStarted(tool_name="search")):
+            pass
+        try:
+            assert_published(heard, ToolDenied)
+        except AssertionError as error:
+            print(error)
+        """
+      Then the program prints
+        """
+        ToolDenied was not published, but ['tool.started', 'tool.completed']
+        """
+
+    Scenario: A run is told as text, the same each time
+      When the author runs
+        """
+        from harken import Bus
+        from harken.catalog import PrCreated, ToolStarted
+        from harken.testing import capture, snapshot
+
+        def run():
+            bus = Bus()
+            with capture(bus) as heard, bus.operation(ToolStarted(tool_name="search")):
+                bus.publish(PrCreated(url="/pull/7"))
+            return snapshot(heard)
+
+        assert run() == run()
+        print(*[line.partition(" {")[0] for line in run().splitlines()], sep="\n")
+        """
+      Then the program prints
+        """
+        tool.started
+          pr.created success
+        tool.completed success
+        """
+
     Scenario: A test under pytest asks for a bus that is closed afterwards
       Given the author's test
         """
@@ -38,14 +81,22 @@ Feature: Tests of your own
       Given the author's file "environment.py"
         """
         from harken import Bus
-        from harken.testing.steps import listen
+        from harken.catalog import ToolStarted
+        from harken.testing.behave import listen
 
         def before_scenario(context, scenario):
-            listen(context, Bus())
+            bus = Bus()
+
+            def call_tool(name, arguments):
+                with bus.operation(ToolStarted(tool_name=name, arguments=arguments)) as call:
+                    if name == "pay":
+                        call.deny("the books are closed")
+
+            listen(context, bus, call_tool)
         """
       And the author's file "steps/agent_steps.py"
         """
-        import harken.testing.steps
+        import harken.testing.behave
         from behave import when
         from harken.catalog import ToolStarted
 
@@ -70,6 +121,12 @@ Feature: Tests of your own
               | outcome     | success |
             And "tool.failed" was not published
             And every operation has ended
+
+          Scenario: It does not do what it may not
+            When the agent calls the tool "pay"
+              | invoice | i-17 |
+            Then an audit record says it was denied
+              | resource | tool:pay |
         """
       When the author runs these features with Behave
-      Then 5 steps have passed
+      Then 7 steps have passed

@@ -2,7 +2,7 @@
 Steps for Behave: what whoever publishes on a bus can say about it in features of their own.
 
 Importing this module in a file under ``features/steps`` defines the steps; `listen()` in
-``before_scenario()`` says which bus they are about.
+``before_scenario()`` says which bus they are about, and how the agent calls a tool.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
 from harken import JSON, Bus, Envelope, Event, decode, find
+from harken.record import GENESIS, from_envelope
 from harken.testing import Captured
 
 Step: TypeAlias = Callable[..., None]
+
+CallTool: TypeAlias = Callable[[str, dict[str, JSON]], object]
+"""Has the agent call the tool of this name with these arguments."""
+
+_ENDED = {"succeeded": "success", "failed": "failure", "timed out": "timeout"}
 
 # Behave has no types; what it exports is made when it is imported.
 when: Callable[[str], Callable[[Step], Step]] = import_module("behave").when
@@ -31,11 +37,17 @@ class Context(Protocol):
 
         heard: What was published on it in this scenario.
 
+        call_tool: Has the agent call a tool; what it raises is kept in *error*.
+
+        error: What the last call raised, if anything.
+
         table: The table under a step, if there is one.
     """
 
     bus: Bus
     heard: Captured
+    call_tool: CallTool | None
+    error: Exception | None
     table: Any
 
     def add_cleanup(self, call: Callable[..., object], *args: object) -> None:
@@ -45,13 +57,19 @@ class Context(Protocol):
         ...
 
 
-def listen(context: Context, bus: Bus) -> None:
+def listen(context: Context, bus: Bus, call_tool: CallTool | None = None) -> None:
     """
     Let the steps of this scenario be about *bus*, from now on.
 
     It stays open: whoever made it closes it.
+
+    Args:
+        call_tool: Has the agent call the tool of this name with these arguments; None when no
+            step says that it does.
     """
     context.bus = bus
+    context.call_tool = call_tool
+    context.error = None
     context.heard = Captured()
     context.add_cleanup(bus.attach(context.heard).cancel)
 
@@ -62,6 +80,41 @@ def is_published(context: Context, name: str) -> None:
     Publish an event; a table gives its fields, as JSON or as plain text.
     """
     context.bus.publish(decode(name, {field: _value(text) for field, text in _rows(context)}))
+
+
+@when('the agent calls the tool "{name}"')
+def calls_the_tool(context: Context, name: str) -> None:
+    """
+    Have the agent call a tool; a table gives the arguments, as JSON or as plain text.
+    """
+    assert context.call_tool is not None, "listen() was not told how the agent calls a tool"
+    try:
+        context.call_tool(name, {member: _value(text) for member, text in _rows(context)})
+    except Exception as error:
+        context.error = error
+
+
+@then("an audit record says it {ended}")
+def record_says(context: Context, ended: str) -> None:
+    """
+    Compare the outcome of the last audited operation's record: it ``succeeded``, ``failed``,
+    ``timed out``, or ``was denied``, ``was cancelled`` and so on; a table gives more members.
+    """
+    records = [one for one in _records(context) if one["outcome"] is not None]
+    assert records, f"nothing that has ended is audited; published were {context.heard.names}"
+    outcome = _ENDED.get(ended, ended.removeprefix("was "))
+    expected = {"outcome": outcome, **dict(_rows(context))}
+    found = {member: _member(records[-1], member) for member in expected}
+    assert expected == found, f"the record says {found}"
+
+
+@then("no audit record holds {text}")
+def no_record_holds(context: Context, text: str) -> None:
+    """
+    Find no audit record with *text* in it.
+    """
+    found = [one for one in _records(context) if text in json.dumps(one)]
+    assert not found, f"it is in the record {found[0]}"
 
 
 @then('"{name}" was published')
@@ -110,6 +163,18 @@ def every_operation_has_ended(context: Context) -> None:
     """
     left = context.bus.health().open_operations
     assert left == 0, f"{left} operations have not ended"
+
+
+def _records(context: Context) -> list[dict[str, Any]]:
+    drafts = [from_envelope(one) for one in context.heard.envelopes if one.audit]
+    lines = [draft.line(draft.time_ns, 1, "steps", 1, GENESIS)[0] for draft in drafts]
+    return [json.loads(line) for line in lines]
+
+
+def _member(record: Any, path: str) -> str:
+    for name in path.split("."):
+        record = record.get(name) if isinstance(record, dict) else None
+    return record if isinstance(record, str) else json.dumps(record)
 
 
 def _published(context: Context, name: str) -> list[Envelope[Event]]:
