@@ -121,41 +121,36 @@ class Returned(Called, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCalled:
+class _Call:
+    call_id: str
+    tool_name: str
+    arguments: dict[str, Any]
+    run_id: str
+    session_id: str
+    actor: str
+    correlation_id: str
+    id: str = field(default_factory=_id)
+    time: datetime = field(default_factory=_now)
+
+
+class ToolCalled(_Call):
     """
     A tool was called.
     """
 
-    call_id: str
-    tool_name: str
-    arguments: dict[str, Any]
-    run_id: str
-    session_id: str
-    actor: str
-    correlation_id: str
-    id: str = field(default_factory=_id)
-    time: datetime = field(default_factory=_now)
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolReturned:
+class ToolReturned(_Call):
     """
     A tool returned.
     """
 
-    call_id: str
-    tool_name: str
-    arguments: dict[str, Any]
-    run_id: str
-    session_id: str
-    actor: str
-    correlation_id: str
     started_id: str
     result: str
     result_size: int
     seconds: float
-    id: str = field(default_factory=_id)
-    time: datetime = field(default_factory=_now)
 
 
 def _digest(value: object) -> tuple[str, int]:

@@ -435,6 +435,8 @@ def measure(results: Results, pipelines: Mapping[str, Pipeline]) -> None:
     bars = {
         ("harken, audit inline", "burst cpu"): {"bar": 0.20, "stretch": 0.15},
         ("harken, audit async", "burst cpu"): {"bar": 0.14, "stretch": 0.09},
+        ("harken, audit inline", "paced cpu"): {"bar": 0.3},
+        ("harken, audit async", "paced cpu"): {"bar": 0.3},
     }
     for key in naive:
         for name, values in found.items():
