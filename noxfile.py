@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import nox
@@ -20,24 +21,47 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = [
     "lint",
-    "types",
     "tests",
+    "types",
     "behave",
-    "coverage_report",
     "minimum",
-    "build",
     "docs",
+    "build",
+    "coverage_report",
 ]
+
+# Asked for all, nox runs two sessions at a time, each in a process of its own; a session that is
+# asked for by name shows what it does while it does it. Older versions run one after the other.
+if len(sys.argv) == 1 and hasattr(nox.options, "parallel"):
+    nox.options.parallel = 2
+    nox.options.allow_parallel = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
-EXTRAS = ",".join(PYPROJECT["project"]["optional-dependencies"])
-PYTHON_FILES = ("src", "tests", "features", "benchmarks", "noxfile.py")
-TYPED_FILES = ("src", "tests/typing/api.py")
-BENCHMARKS = (
-    *("dispatch", "caller", "pipeline", "audit_append", "scaling", "memory", "scrape"),
-    *("import_time", "verifying", "writers", "unused", "million", "blocked_exporter"),
+# Frameworks that do not fit into one environment with others, or are too big for each run.
+HEAVY = ("claude", "crewai", "google-adk", "mcp", "strands")
+LIGHT = ("langchain", "openai-agents", "pydantic-ai")
+EXTRAS = ",".join(
+    name for name in PYPROJECT["project"]["optional-dependencies"] if name not in HEAVY
 )
+PYTHON_FILES = (
+    "src",
+    "tests",
+    "features",
+    "benchmarks",
+    "deploy",
+    "docs/site",
+    "examples",
+    "noxfile.py",
+)
+TYPED_FILES = ("src", "tests/typing/api.py")
+nox.options.sessions += [f"frameworks({name})" for name in LIGHT]
+BENCHMARKS = (
+    *("dispatch", "caller", "pipeline", "stages", "audit_append", "scaling", "memory", "scrape"),
+    *("import_time", "contract_start", "verifying", "writers", "unused", "million"),
+    "blocked_exporter",
+)
+FEW_EXAMPLES = {"HARKEN_FEW_EXAMPLES": "1"}
 SUPPRESSION = re.compile(r"#\s*(type:\s*ignore|pyright:|mypy:|noqa|ruff:|pragma:)")
 
 
@@ -61,25 +85,51 @@ reveal_pyenv()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Most of what is installed is never imported, so `install()` compiles nothing; what is imported
+# is compiled then, and must be kept, or each of thousands of processes would compile it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def install(session: nox.Session, group: str, package: str | None = None) -> None:
     """
     Install what *group* of pyproject.toml names, together with *package*.
     """
     packages = [] if package is None else [package]
-    session.install(*nox.project.dependency_groups(PYPROJECT, group), *packages)
+    session.install("--no-compile", *nox.project.dependency_groups(PYPROJECT, group), *packages)
 
 
-def run_measured(session: nox.Session, module: str, *args: str) -> None:
+def recorded(python: object) -> Path:
     """
-    Run *module* and every process it starts under coverage, in a data file of this session.
+    Return where the results of the features on *python* are kept for the site.
     """
-    install(session, "test", f".[{EXTRAS}]")
+    return Path.cwd() / "build" / "features" / f"{python}.json"
+
+
+def run_module(session: nox.Session, module: str, *args: str, **env: str) -> None:
+    """
+    Run *module*; on the first Python under coverage, with every process that it starts, in a data
+    file of this session. Hardly a line depends on the Python.
+    """
+    if session.python != PYTHONS[0]:
+        session.run("python", "-m", module, *args, env=env)
+        return
     data = Path.cwd() / f".coverage.{session.name}"
     # What an earlier run measured is no evidence for the code of today.
     for stale in data.parent.glob(f"{data.name}*"):
         stale.unlink()
-    session.run("coverage", "run", "-m", module, *args, env={"COVERAGE_FILE": str(data)})
+    session.run("coverage", "run", "-m", module, *args, env={"COVERAGE_FILE": str(data), **env})
+
+
+def run_features(session: nox.Session) -> Path:
+    """
+    Run the features, and return where what came of them is kept, once all have run.
+    """
+    results = recorded(session.python or f"{sys.version_info.major}.{sys.version_info.minor}")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = results.with_suffix(".part")
+    kept = ("--format=json", f"--outfile={unfinished}", "--format=progress")
+    run_module(session, "behave", *kept)
+    return unfinished.replace(results)
 
 
 @nox.session
@@ -116,21 +166,29 @@ def tests(session: nox.Session) -> None:
     """
     The tests with every optional library, on each Python found; what costs much, on the first.
     """
-    chosen = ["--ignore=tests/test_docs.py"]
+    install(session, "test", f".[{EXTRAS}]")
+    install(session, "frameworks")
+    chosen, env = ["--ignore=tests/test_docs.py"], {}
     if session.python != PYTHONS[0]:
         chosen += ["-m", "not once"]
-    run_measured(session, "pytest", *(session.posargs or chosen))
+        env = FEW_EXAMPLES
+    run_module(session, "pytest", *(session.posargs or chosen), **env)
 
 
 @nox.session(python=PYTHONS)
 def behave(session: nox.Session) -> None:
     """
-    The features, on each Python found.
+    The features, on each Python found; what came of them is kept for the site.
     """
-    run_measured(session, "behave", *(session.posargs or ["--format=progress"]))
+    install(session, "test", f".[{EXTRAS}]")
+    install(session, "frameworks")
+    if session.posargs:
+        run_module(session, "behave", *session.posargs)
+    else:
+        run_features(session)
 
 
-@nox.session(requires=[f"{name}-{python}" for name in ("tests", "behave") for python in PYTHONS])
+@nox.session(requires=[f"{name}-{PYTHONS[0]}" for name in ("tests", "behave")])
 def coverage_report(session: nox.Session) -> None:
     """
     Branch coverage of the package by tests and features together, which run first.
@@ -146,8 +204,34 @@ def minimum(session: nox.Session) -> None:
     The tests with no optional library and the lowest versions that pyproject.toml allows.
     """
     lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
-    session.install(*nox.project.dependency_groups(PYPROJECT, "test"), *lowest, ".")
-    session.run("pytest", *(session.posargs or ["--ignore=tests/test_docs.py", "-m", "not once"]))
+    group = nox.project.dependency_groups(PYPROJECT, "test")
+    session.install("--no-compile", *group, *lowest, ".")
+    chosen = session.posargs or ["--ignore=tests/test_docs.py", "-m", "not once"]
+    session.run("pytest", *chosen, env=FEW_EXAMPLES)
+    if not session.posargs:
+        # How an answer looks is up to the libraries that show it.
+        session.run("pytest", "tests/cli/test_reading.py")
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("framework", [nox.param(name, id=name) for name in (*LIGHT, *HEAVY)])
+def frameworks(session: nox.Session, framework: str) -> None:
+    """
+    The adapter of one framework, with nothing else installed; `nox -s "frameworks(claude)"`.
+    """
+    install(session, "test", f".[{framework}]")
+    if framework == "langchain":
+        install(session, "frameworks")
+    module = framework.replace("-", "_")
+    # A test that is skipped would show nothing.
+    env = {"HARKEN_REQUIRE_FRAMEWORKS": "1"}
+    session.run("pytest", f"tests/adapters/test_{module}.py", env=env)
+    # The light ones are where all of the package is checked.
+    if framework in HEAVY:
+        install(session, "types", ".[sign]")
+        # Only the adapter: what else there is meets other versions of its libraries here.
+        path = f"src/harken/adapters/{module}.py"
+        session.run("mypy", "--follow-imports=silent", path)
 
 
 @nox.session
@@ -158,6 +242,35 @@ def faults(session: nox.Session) -> None:
     install(session, "test", f".[{EXTRAS}]")
     for script in sorted(Path("tests/faults").glob("*.py")):
         session.run("python", str(script), *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """
+    300 small changes to the core, the record and redaction, and which test or scenario notices.
+    """
+    install(session, "test", f".[{EXTRAS}]")
+    session.run("python", "tests/mutants", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def phoenix(session: nox.Session) -> None:
+    """
+    Spans read back from Arize Phoenix (0.85 GB), and a collector that is away for half a minute.
+    """
+    install(session, "test", f".[{EXTRAS}]")
+    # Its dependencies are none of ours.
+    folder = Path(session.create_tmp()).resolve() / "phoenix"
+    command = folder / "bin" / "phoenix"
+    if not command.exists():
+        session.run("python", "-m", "venv", "--clear", str(folder))
+        pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet")
+        session.run(*pip, "arize-phoenix>=20", external=True, success_codes=range(256))
+    if not command.exists():
+        session.skip("Arize Phoenix cannot be installed here")
+    env = {"PHOENIX_COMMAND": str(command), "OUTAGE_SECONDS": "30"}
+    files = ("tests/sinks/test_otel_phoenix.py", "tests/sinks/test_otel_outage.py")
+    session.run("pytest", *(session.posargs or files), env=env)
 
 
 @nox.session(python=PYTHONS)
@@ -177,10 +290,11 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/report.py", *paths)
 
 
-@nox.session
+@nox.session(python=PYTHONS)
 def build(session: nox.Session) -> None:
     """
-    The distributions, and a first run of the wheel where nothing else is installed.
+    The distributions, and a first run of each where nothing else is installed; with a bill of
+    materials (CycloneDX) of what then is, in build/sbom.json.
     """
     install(session, "build")
     folder = Path(session.create_tmp()).resolve()
@@ -188,19 +302,60 @@ def build(session: nox.Session) -> None:
         shutil.rmtree(left)
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
     (wheel,) = (folder / "dist").glob("*.whl")
-    session.run("python", "-m", "venv", "--clear", str(folder / "venv"))
-    python = folder / "venv" / "bin" / "python"
-    session.run(str(python), "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    python = first_run(session, folder / "wheel", wheel)
+    if session.python == PYTHONS[0]:
+        first_run(session, folder / "sdist", sdist)
+        Path("build").mkdir(exist_ok=True)
+        options = ("--output-reproducible", "--pyproject", "pyproject.toml")
+        sbom = ("--output-file", "build/sbom.json", str(python))
+        session.run("cyclonedx-py", "environment", *options, *sbom)
+
+
+def first_run(session: nox.Session, folder: Path, distribution: Path) -> Path:
+    """
+    Install *distribution* in an environment of its own, run it, and return that one's Python.
+    """
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    python = folder / "bin" / "python"
+    pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
+    session.run(*pip, "install", str(distribution), external=True)
+    session.run(*pip, "check", external=True)
+    typed = "import importlib.resources as r; assert (r.files('harken') / 'py.typed').is_file()"
     harken = str(python.with_name("harken"))
     with session.chdir(folder):
+        session.run(str(python), "-c", typed, external=True)
         session.run(harken, "version", external=True)
         session.run(harken, "demo", "--out", "demo", external=True)
+    return python
+
+
+@nox.session
+def big_log(session: nox.Session) -> None:
+    """
+    How long questions to a log of more than 1 GB take, beside jq and DuckDB.
+    """
+    install(session, "bench", f".[{EXTRAS}]")
+    session.run("python", "benchmarks/big_log.py", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """
-    Every code block of README.md and docs, run.
+    Every code block of README.md, docs and docstrings, run; and the site, in build/site, without
+    a warning.
     """
     install(session, "docs", f".[{EXTRAS}]")
+    install(session, "frameworks")
     session.run("pytest", "tests/test_docs.py", *session.posargs)
+    told_of = [*Path("src").rglob("*.py"), *Path("features").rglob("*.*")]
+    changed = max(path.stat().st_mtime for path in told_of if "__pycache__" not in path.parts)
+    results = [path for path in map(recorded, PYTHONS) if path.exists()]
+    # What an earlier run said is no evidence for the code of today.
+    results = [path for path in results if path.stat().st_mtime > changed]
+    if not results:
+        results = [run_features(session)]
+    sources = "build/site-sources"
+    session.run("python", "docs/site/assemble.py", sources, *map(str, results))
+    options = ("--fail-on-warning", "--keep-going", "--fresh-env", "--quiet")
+    session.run("python", "-m", "sphinx", *options, "-c", "docs/site", sources, "build/site")
