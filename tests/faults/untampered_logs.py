@@ -220,6 +220,12 @@ class Ack(msgspec.Struct, frozen=True):
     ended: float
     fate: int
 
+    def may_be_written_between(self, first: float, last: float) -> bool:
+        """
+        Whether it may have been written then; what is queued is written at some time or other.
+        """
+        return self.began <= last and (self.fate == QUEUED or first <= self.ended)
+
 
 class Acks:
     """
@@ -1062,7 +1068,7 @@ def judge(trial: Trial, outcome: Outcome) -> None:
         for ack in acks.values()
         if ack.number not in known
         and ack.number not in destroyed
-        and not any(ack.began <= last and first <= ack.ended for first, last in trial.windows)
+        and not any(ack.may_be_written_between(*window) for window in trial.windows)
     }
     by_object = Counter(number // RECORDS for number in missing)
     ends = {ended.number: ended for ended in place.ends()}
