@@ -466,6 +466,45 @@ class TestForms:
         assert [expected] == json.loads(whole)["data"]
         assert "seq,data.reason,data.none\n5,no,\n" == table
 
+    @pytest.mark.parametrize(
+        "asked", [("--where", "reason=no"), ("--where", "reason!=no"), ("--fields", "seq,reason")]
+    )
+    def test_a_member_that_no_record_has(
+        self, harken: Run, story: Story, asked: tuple[str, str]
+    ) -> None:
+        """
+        A name that belongs into metadata is warned of, and the answer is what was asked for.
+        """
+        done = harken("query", "audit.jsonl", *asked, "-o", "json")
+
+        answer = json.loads(done.stdout)
+        (warning,) = answer["warnings"]
+        assert "no record has a member 'reason'" in warning
+        assert warning.endswith("use metadata.reason")
+        assert f"Warning: {warning}\n" == done.stderr
+        assert answer["ok"] is True
+        assert (asked == ("--where", "reason=no")) is (answer["data"] == [])
+
+    @pytest.mark.parametrize(
+        "path", ["data.reason", "metadata.reason.more", "hash", "attributes.x"]
+    )
+    def test_members_that_a_record_can_have(self, harken: Run, story: Story, path: str) -> None:
+        done = harken("query", "audit.jsonl", "--where", f"{path}!=no", "--fields", path)
+
+        assert "" == done.stderr
+
+    @pytest.mark.parametrize("command", ["tail", "query", "runs", "stats"])
+    def test_the_path_as_an_argument(self, harken: Run, story: Story, command: str) -> None:
+        """
+        The log may be named without -F, and only once.
+        """
+        named = harken(command, "-F", "audit.jsonl", "-o", "jsonl").stdout
+
+        assert named
+        assert named == harken(command, "audit.jsonl", "-o", "jsonl").stdout
+        harken(command, "audit.jsonl", "-F", "audit.jsonl", returncode=2)
+        assert "nowhere.jsonl" in harken(command, "nowhere.jsonl", returncode=4).stderr
+
     def test_limit(self, harken: Run, tmp_path: Path) -> None:
         """
         Off a terminal there are at most 1000 records, and it is said that there are more.
@@ -912,7 +951,12 @@ class TestOtherForms:
 
         assert ["r1", "r2", "r3"] == [run["run_id"] for run in runs]
         assert 11 == sum(group["events"] for group in groups)
-        assert 4 == len(harken("runs", *asked, "csv").stdout.splitlines())
+        head, *rows = csv.DictReader(StringIO(harken("runs", *asked, "csv").stdout))
+        assert {
+            name: "" if value is None else str(value) for name, value in runs[0].items()
+        } == head
+        assert ["run_id", "started", "ended", "outcome"] == list(head)[:4]
+        assert 2 == len(rows)
         assert 1 == len(harken("runs", *asked, "jsonl", "-n", "1").stdout.splitlines())
 
     def test_of_several_records(self, harken: Run, story: Story) -> None:

@@ -634,6 +634,16 @@ class TestCommand:
             done = self.call(*args)
             assert (2, True) == (done.returncode, message in done.stderr), (args, done.stderr)
 
+    def test_no_log_to_send_once(self, tmp_path: Path) -> None:
+        """
+        A path that was mistyped does not look like a log that was sent.
+        """
+        path = str(tmp_path / "audti.jsonl")
+
+        done = self.call("forward", "-F", path, "--to", "redis://127.0.0.1:1", "--once")
+
+        assert (4, True) == (done.returncode, f"no audit log at {path}" in done.stderr)
+
     def test_spent(self, log: Log, tmp_path: Path) -> None:
         """
         One file on each line.

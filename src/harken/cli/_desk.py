@@ -24,9 +24,17 @@ from harken.cli._common import PATH, on_terminal, printable
 from harken.cli._pager import page, pager_option
 from harken.cli.version import version
 from harken.contract import current, name_of
+from harken.record import MEMBERS
 from harken.trail.entries import Entry, Problem
 from harken.trail.files import MissingLogError
-from harken.trail.filters import Condition, Cursor, Filter, FilterError, find_member
+from harken.trail.filters import (
+    Condition,
+    Cursor,
+    Filter,
+    FilterError,
+    find_member,
+    names_of,
+)
 from harken.trail.log import KEPT, NotFoundError, Trail
 from harken.trail.times import ns_of, to_ns
 
@@ -92,6 +100,13 @@ def file_option(function: F) -> F:
         type=PATH,
         help="The log. [default: HARKEN_AUDIT_JSONL_PATH, else the user's own]",
     )(function)
+
+
+def path_argument(function: F) -> F:
+    """
+    Add PATH, another way to name the log, for commands that take no other argument but a form.
+    """
+    return click.argument("path", required=False, type=PATH)(function)
 
 
 def named_log(path: Path | None, file: Path | None) -> Path | None:
@@ -341,14 +356,33 @@ class Desk:
         for name in patterns.get("types", ()):
             if "," in name:
                 raise FilterError(f"{name!r} is no event type; give --type once for each")
+        where = tuple(map(Condition.parse, conditions))
+        for condition in where:
+            self._expect(condition.path, condition.names[0])
         return Filter(
             since=None if since is None else self._time(trail, since, 0),
             until=None if until is None else self._time(trail, until, -1),
             outcomes=tuple(words),
-            where=tuple(map(Condition.parse, conditions)),
+            where=where,
             after=after,
             **{name: tuple(texts) for name, texts in patterns.items()},
         )
+
+    def fields(self, text: str | None) -> tuple[str, ...]:
+        """
+        Return the names of members in a list with commas.
+        """
+        fields = tuple(filter(None, (text or "").split(",")))
+        for field in fields:
+            self._expect(field, names_of(field)[0])
+        return fields
+
+    def _expect(self, path: str, member: str) -> None:
+        if member not in MEMBERS:
+            self.warn(
+                f"no record has a member {member!r}; what an event says of itself stands in "
+                f"metadata, so use metadata.{path}"
+            )
 
     def _time(self, trail: Trail | None, text: str, end: int) -> int:
         kind, _, name = text.partition(":")

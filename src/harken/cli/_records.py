@@ -26,13 +26,6 @@ COLUMNS = ("timestamp", "seq", "event_type", "actor", "resource", "outcome", "ru
 """The members that a table has, if no others are asked for."""
 
 
-def fields_of(text: str | None) -> tuple[str, ...]:
-    """
-    Return the names in a list with commas.
-    """
-    return tuple(filter(None, (text or "").split(",")))
-
-
 def width() -> int | None:
     """
     Return how many columns a line may have; None where no person looks on.

@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeAlias
 import click
 
 from harken import JSON
-from harken.cli._common import FILE, PATH, on_terminal, replacing
+from harken.cli._common import FILE, on_terminal, replacing
 from harken.cli._desk import (
     FILTER_HELP,
     Desk,
@@ -23,10 +23,11 @@ from harken.cli._desk import (
     filter_options,
     line_of,
     named_log,
+    path_argument,
     write_csv,
 )
 from harken.cli._html import OPTIONS as HTML_OPTIONS, options as html_options, write_html
-from harken.cli._records import COLUMNS, fields_of
+from harken.cli._records import COLUMNS
 from harken.record import RecordError
 from harken.trail.entries import Entry, Problem
 from harken.trail.export import FORMATS
@@ -43,7 +44,7 @@ Writer: TypeAlias = Callable[[Desk, Trail, Filter, TextIO, tuple[str, ...]], Non
 @click.argument(
     "form", metavar="FORM", type=click.Choice((*FORMATS, "csv", "html", "jsonl", "otlp"))
 )
-@click.argument("path", required=False, type=PATH)
+@path_argument
 @filter_options
 @click.option("--fields", help="The columns of csv, with commas.")
 @click.option(
@@ -93,7 +94,7 @@ def command(
         if form == "html":
             write_html(desk, trail, where, stream, **html)
         else:
-            WRITERS[form](desk, trail, where, stream, fields_of(fields))
+            WRITERS[form](desk, trail, where, stream, desk.fields(fields))
     desk.finish()
 
 

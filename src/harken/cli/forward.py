@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harken import Settings
+from harken import Settings, trail
 from harken.cli._common import FILE, printable
 from harken.cli._desk import file_option
 from harken.forward import CursorFile, Forwarder, cursor_path, source_of, spent_archives
@@ -89,7 +89,7 @@ def command(
     harken forward --spent | xargs -r rm
 
     Exit codes: 0 done, 1 the engine did not answer for longer than --patience, or refuses, or
-    another process forwards this log.
+    another process forwards this log, 4 there is no log to send --once.
     """
     settings = Settings.load()
     path = settings.audit_path() if file is None else file
@@ -125,8 +125,10 @@ def command(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    if once and patience is None:
-        patience = 30.0
+    if once:
+        # A log that may still come is waited for; here, the path would be a wrong one.
+        with trail.open(path):
+            patience = 30.0 if patience is None else patience
     forwarder.run(once=once, patience=patience)
     lines = f"{forwarder.forwarded:,} lines of {path} are new in {target.address}"
     click.echo(printable(lines), err=True)

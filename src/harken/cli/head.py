@@ -11,13 +11,12 @@ import click
 import msgspec
 
 from harken import Settings
-from harken.cli._common import PATH
-from harken.cli._desk import Desk, envelope_option, file_option, named_log
+from harken.cli._desk import Desk, envelope_option, file_option, named_log, path_argument
 from harken.trail import head_of
 
 
 @click.command(name="head")
-@click.argument("path", required=False, type=PATH)
+@path_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the head as one JSON object.")
 @envelope_option
 @file_option

@@ -11,10 +11,17 @@ from typing import Any
 import click
 
 from harken.cli._common import FILE, on_terminal
-from harken.cli._desk import FILTER_HELP, LIMIT, Desk, filter_options, output_options
+from harken.cli._desk import (
+    FILTER_HELP,
+    LIMIT,
+    Desk,
+    filter_options,
+    named_log,
+    output_options,
+    path_argument,
+)
 from harken.cli._records import (
     Last,
-    fields_of,
     limited,
     print_entries,
     read_cursor,
@@ -27,6 +34,7 @@ from harken.cli._stream import from_option, sources_option, spooled
     name="query",
     epilog=FILTER_HELP,
 )
+@path_argument
 @filter_options
 @click.option("-n", "last", type=click.IntRange(0), help="Only the last so many of them.")
 @click.option(
@@ -46,6 +54,7 @@ from harken.cli._stream import from_option, sources_option, spooled
 @sources_option
 @output_options("text", "json", "jsonl", "csv")
 def command(
+    path: Path | None,
     last: int | None,
     limit: int | None,
     fields: str | None,
@@ -64,9 +73,10 @@ def command(
     """
     Print the records that are wanted, oldest first.
 
-    Without a filter it is the whole log, with all its files. On a terminal it is a line of text for
-    each record, else the line of the log itself (-o jsonl).
+    PATH, or -F, is the log. Without a filter it is all of it, with its older files. On a terminal
+    it is a line of text for each record, else the line of the log itself (-o jsonl).
     """
+    file = named_log(path, file)
     spool = spooled(stream, file, cursor_file, sources)
     desk = Desk("query", file=file, form=form, color=color, tz=tz, auto="jsonl", spool=spool)
     if limit is None:
@@ -74,7 +84,7 @@ def command(
     with desk.trail() as trail:
         where = desk.filter(trail, after=read_cursor(cursor_file), **filters)
         seen = Last(limited(desk, trail.entries(where, last=last), limit))
-        count = print_entries(desk, seen, fields_of(fields))
+        count = print_entries(desk, seen, desk.fields(fields))
     # What is still in a buffer was not seen by anybody.
     sys.stdout.flush()
     write_cursor(cursor_file, seen.seen)

@@ -11,11 +11,19 @@ import click
 import msgspec
 
 from harken.cli._common import printable
-from harken.cli._desk import FILTER_HELP, Desk, filter_options, output_options, write_csv
+from harken.cli._desk import (
+    FILTER_HELP,
+    Desk,
+    filter_options,
+    named_log,
+    output_options,
+    path_argument,
+    write_csv,
+)
 from harken.cli._records import width
 from harken.cli._table import Column, print_table
 from harken.cli._words import COLORS, count, money, span_of, time_of
-from harken.trail.runs import RunSummary
+from harken.trail.runs import RunSummary, Usage
 from harken.trail.times import ns_of
 
 _COLUMNS = (
@@ -35,12 +43,14 @@ _COLUMNS = (
 
 
 @click.command(name="runs", epilog=FILTER_HELP)
+@path_argument
 @filter_options
 @click.option("--failed", is_flag=True, help="Only runs that did not succeed, or never ended.")
 @click.option("-n", "last", type=click.IntRange(1), help="Only the last so many.")
 @click.option("--fail-empty", is_flag=True, help="Exit with 81 when there is none.")
 @output_options("text", "json", "jsonl", "csv")
 def command(
+    path: Path | None,
     *,
     failed: bool,
     last: int | None,
@@ -52,14 +62,14 @@ def command(
     **filters: Any,
 ) -> None:
     """
-    List the runs: one line for each.
+    List the runs: one line for each. PATH, or -F, is the log.
 
     What is counted are the records that are wanted: with --since, a run that began before is
     counted from then on. Tokens and costs are what a run says of itself at its end, else the sums
     over its calls of models, where those are on record. The outcome of a run without an end is
     `unclosed`: it goes on, or it was killed.
     """
-    desk = Desk("runs", file=file, form=form, color=color, tz=tz)
+    desk = Desk("runs", file=named_log(path, file), form=form, color=color, tz=tz)
     with desk.trail() as trail:
         runs = trail.runs(desk.filter(trail, **filters))
     if failed:
@@ -72,7 +82,9 @@ def command(
             for run in runs:
                 click.echo(msgspec.json.encode(run))
         case "csv":
-            names = sorted(RunSummary.__struct_fields__)
+            counted = Usage.__struct_fields__
+            own = [name for name in RunSummary.__struct_fields__ if name not in counted]
+            names = [*own, *counted]
             write_csv(names, ([getattr(run, name) for name in names] for run in runs))
         case _:
             print_table(_COLUMNS, [_row(run, desk) for run in runs], width())

@@ -12,7 +12,15 @@ import msgspec
 
 from harken import JSON
 from harken.cli._common import printable
-from harken.cli._desk import FILTER_HELP, Desk, filter_options, output_options, write_csv
+from harken.cli._desk import (
+    FILTER_HELP,
+    Desk,
+    filter_options,
+    named_log,
+    output_options,
+    path_argument,
+    write_csv,
+)
 from harken.cli._records import width
 from harken.cli._table import Cell, Column, print_table
 from harken.cli._words import count, money, span_of
@@ -21,6 +29,7 @@ from harken.trail.stats import GROUPS, Group
 
 
 @click.command(name="stats", epilog=FILTER_HELP)
+@path_argument
 @click.option(
     "--by",
     type=click.Choice(tuple(GROUPS)),
@@ -33,6 +42,7 @@ from harken.trail.stats import GROUPS, Group
 @filter_options
 @output_options("text", "json", "jsonl", "csv")
 def command(
+    path: Path | None,
     by: str,
     percentiles: str,
     *,
@@ -43,13 +53,13 @@ def command(
     **filters: Any,
 ) -> None:
     """
-    Count events, errors, durations, tokens and costs.
+    Count events, errors, durations, tokens and costs. PATH, or -F, is the log.
 
     A call is an operation that has ended. A duration is what the end of an operation says; up to a
     million of them, percentiles are exact. Tokens and costs are those of calls of models, where
     those are on record, else what runs say of themselves.
     """
-    desk = Desk("stats", file=file, form=form, color=color, tz=tz)
+    desk = Desk("stats", file=named_log(path, file), form=form, color=color, tz=tz)
     parts = _percentiles(percentiles)
     with desk.trail() as trail:
         stats = trail.stats(by, desk.filter(trail, **filters), percentiles=parts)

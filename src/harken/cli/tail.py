@@ -11,8 +11,15 @@ from typing import Any
 import click
 
 from harken.cli._common import FILE
-from harken.cli._desk import FILTER_HELP, Desk, filter_options, output_options
-from harken.cli._records import Last, fields_of, print_entries, read_cursor, write_cursor
+from harken.cli._desk import (
+    FILTER_HELP,
+    Desk,
+    filter_options,
+    named_log,
+    output_options,
+    path_argument,
+)
+from harken.cli._records import Last, print_entries, read_cursor, write_cursor
 from harken.cli._stream import from_option, sources_option, spooled
 from harken.trail.files import MissingLogError
 from harken.trail.filters import Cursor, Filter
@@ -20,6 +27,7 @@ from harken.trail.follow import follow
 
 
 @click.command(name="tail", epilog=FILTER_HELP)
+@path_argument
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what is appended.")
 @click.option(
     "-n",
@@ -39,6 +47,7 @@ from harken.trail.follow import follow
 @sources_option
 @output_options("text", "json", "jsonl", "csv")
 def command(
+    path: Path | None,
     last: int,
     fields: str | None,
     cursor_file: Path | None,
@@ -53,12 +62,13 @@ def command(
     **filters: Any,
 ) -> None:
     """
-    Print the last records, and those to come.
+    Print the last records, and those to come. PATH, or -F, is the log.
 
     -n counts what is wanted, whatever the filters are. With -f, a log that is rotated or cut is
     followed into its new file, one that is not there yet is waited for, and a line is printed when
     it is whole; Ctrl-C ends it.
     """
+    file = named_log(path, file)
     spool = spooled(stream, file, cursor_file, sources)
     desk = Desk(
         "tail",
@@ -72,7 +82,7 @@ def command(
     )
     if follows and desk.form == "json":
         raise click.UsageError("what has no end fits into no envelope; use -o jsonl with -f")
-    columns = fields_of(fields)
+    columns = desk.fields(fields)
     cursor = read_cursor(cursor_file)
     # Whoever has a cursor wants everything since.
     count = None if cursor is not None else last

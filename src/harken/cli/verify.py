@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from harken import Settings
-from harken.cli._common import FILE, PATH, complain, forget_output, printable
-from harken.cli._desk import Desk, envelope_option, file_option, named_log
+from harken.cli._common import FILE, complain, forget_output, printable
+from harken.cli._desk import Desk, envelope_option, file_option, named_log, path_argument
 from harken.cli._stream import from_option
 from harken.errors import HarkenError
 from harken.trail import (
@@ -56,7 +56,7 @@ _COLORS = {"ok": "green", "tampered": "red", "undecided": "yellow", "incomplete"
 
 
 @click.command(name="verify")
-@click.argument("path", required=False, type=PATH)
+@path_argument
 @click.option("--key", "keys", type=FILE, multiple=True, help="What `harken keygen` printed.")
 @click.option(
     "--public-key",

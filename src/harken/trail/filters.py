@@ -76,8 +76,7 @@ class Condition(msgspec.Struct, frozen=True):
         """
         The names that lead to the member, from that of the record's own member on.
         """
-        first, *rest = self.path.split(".")
-        return ("metadata" if first == "data" else first, *rest)
+        return names_of(self.path)
 
     def test(self) -> Callable[[JSON], bool]:
         """
@@ -405,5 +404,13 @@ def find_member(record: Mapping[str, JSON], path: str) -> JSON:
     """
     Return the member of *record* at *path*, as a condition names it; None where there is none.
     """
-    found = member_at(record, list(Condition(path, "=", None).names))
+    found = member_at(record, names_of(path))
     return None if found is _MISSING else found
+
+
+def names_of(path: str) -> tuple[str, ...]:
+    """
+    Return the names that lead to the member at *path*, from that of the record's own member on.
+    """
+    first, *rest = path.split(".")
+    return ("metadata" if first == "data" else first, *rest)
