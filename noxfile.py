@@ -9,7 +9,10 @@ import re
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -90,6 +93,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def session(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """
+    Make a session whose environment goes when it has succeeded in CI: together they take 6 GB.
+    """
+
+    def decorate(check: Callable[..., None]) -> Any:
+        @wraps(check)
+        def run(session: nox.Session, *args: Any, **kwargs: Any) -> None:
+            check(session, *args, **kwargs)
+            if "CI" in os.environ:
+                shutil.rmtree(session.virtualenv.location)
+
+        return nox.session(run, **options)
+
+    return decorate
+
+
 def install(session: nox.Session, group: str, package: str | None = None) -> None:
     """
     Install what *group* of pyproject.toml names, together with *package*.
@@ -132,7 +152,7 @@ def run_features(session: nox.Session) -> Path:
     return unfinished.replace(results)
 
 
-@nox.session
+@session()
 def lint(session: nox.Session) -> None:
     """
     Style, form, the import directions, and no suppressions in src.
@@ -151,7 +171,7 @@ def lint(session: nox.Session) -> None:
         session.error("src silences a checker:\n" + "\n".join(suppressed))
 
 
-@nox.session
+@session()
 def types(session: nox.Session) -> None:
     """
     mypy and pyright, both strict, on the package and on the examples of its use.
@@ -161,7 +181,7 @@ def types(session: nox.Session) -> None:
     session.run("pyright")
 
 
-@nox.session(python=PYTHONS)
+@session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """
     The tests with every optional library, on each Python found; what costs much, on the first.
@@ -175,7 +195,7 @@ def tests(session: nox.Session) -> None:
     run_module(session, "pytest", *(session.posargs or chosen), **env)
 
 
-@nox.session(python=PYTHONS)
+@session(python=PYTHONS)
 def behave(session: nox.Session) -> None:
     """
     The features, on each Python found; what came of them is kept for the site.
@@ -188,7 +208,7 @@ def behave(session: nox.Session) -> None:
         run_features(session)
 
 
-@nox.session(requires=[f"{name}-{PYTHONS[0]}" for name in ("tests", "behave")])
+@session(requires=[f"{name}-{PYTHONS[0]}" for name in ("tests", "behave")])
 def coverage_report(session: nox.Session) -> None:
     """
     Branch coverage of the package by tests and features together, which run first.
@@ -198,7 +218,7 @@ def coverage_report(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
-@nox.session(python=PYTHONS[0])
+@session(python=PYTHONS[0])
 def minimum(session: nox.Session) -> None:
     """
     The tests with no optional library and the lowest versions that pyproject.toml allows.
@@ -213,7 +233,7 @@ def minimum(session: nox.Session) -> None:
         session.run("pytest", "tests/cli/test_reading.py")
 
 
-@nox.session(python=PYTHONS[0])
+@session(python=PYTHONS[0])
 @nox.parametrize("framework", [nox.param(name, id=name) for name in (*LIGHT, *HEAVY)])
 def frameworks(session: nox.Session, framework: str) -> None:
     """
@@ -234,7 +254,7 @@ def frameworks(session: nox.Session, framework: str) -> None:
         session.run("mypy", "--follow-imports=silent", path)
 
 
-@nox.session
+@session()
 def faults(session: nox.Session) -> None:
     """
     Long runs: killed writers, failing system calls, crowds, secrets, and a log of 1 GB.
@@ -244,7 +264,7 @@ def faults(session: nox.Session) -> None:
         session.run("python", str(script), *session.posargs)
 
 
-@nox.session
+@session()
 def mutants(session: nox.Session) -> None:
     """
     300 small changes to the core, the record and redaction, and which test or scenario notices.
@@ -253,7 +273,7 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "tests/mutants", *session.posargs)
 
 
-@nox.session(python=PYTHONS[0])
+@session(python=PYTHONS[0])
 def phoenix(session: nox.Session) -> None:
     """
     Spans read back from Arize Phoenix (0.85 GB), and a collector that is away for half a minute.
@@ -273,7 +293,7 @@ def phoenix(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or files), env=env)
 
 
-@nox.session(python=PYTHONS)
+@session(python=PYTHONS)
 def bench(session: nox.Session) -> None:
     """
     What things cost, beside what others cost in the same run; writes docs/performance.
@@ -290,7 +310,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/report.py", *paths)
 
 
-@nox.session(python=PYTHONS)
+@session(python=PYTHONS)
 def build(session: nox.Session) -> None:
     """
     The distributions, and a first run of each where nothing else is installed; with a bill of
@@ -330,7 +350,7 @@ def first_run(session: nox.Session, folder: Path, distribution: Path) -> Path:
     return python
 
 
-@nox.session
+@session()
 def big_log(session: nox.Session) -> None:
     """
     How long questions to a log of more than 1 GB take, beside jq and DuckDB.
@@ -339,7 +359,7 @@ def big_log(session: nox.Session) -> None:
     session.run("python", "benchmarks/big_log.py", *session.posargs)
 
 
-@nox.session
+@session()
 def docs(session: nox.Session) -> None:
     """
     Every code block of README.md, docs and docstrings, run; and the site, in build/site, without
