@@ -651,8 +651,16 @@ class TestBadInput:
         done = harken("show", "-F", "audit.jsonl", "99", "-o", "json", returncode=5)
 
         answer = json.loads(done.stdout)
-        assert (False, None, 5) == (answer["ok"], answer["data"], answer["error"]["exit_code"])
-        assert "99" in answer["error"]["message"]
+        error = answer["error"]
+        assert (False, None) == (answer["ok"], answer["data"])
+        assert "99" in error.pop("message")
+        assert {
+            "code": "NOT_FOUND",
+            "exit_code": 5,
+            "retryable": False,
+            "phase": "execution",
+            "kind": "NotFoundError",
+        } == error
 
     def test_nothing_found(self, harken: Run, story: Story) -> None:
         """

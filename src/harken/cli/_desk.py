@@ -23,7 +23,7 @@ from harken import JSON, Outcome
 from harken.cli._common import PATH, on_terminal, printable
 from harken.cli._pager import page, pager_option
 from harken.cli.version import version
-from harken.contract import current, name_of
+from harken.contract import current, is_retryable, name_of
 from harken.record import MEMBERS
 from harken.trail.entries import Entry, Problem
 from harken.trail.files import MissingLogError
@@ -440,9 +440,11 @@ class Desk:
         if self.form == "json":
             told = {
                 "code": name_of(exit_code),
+                "exit_code": exit_code,
+                "retryable": is_retryable(exit_code),
+                "phase": "execution",
                 "kind": type(error).__name__,
                 "message": str(error),
-                "exit_code": exit_code,
             }
             click.echo(json.dumps(self.envelope(None, told)))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from harken.contract._exit import CODES, name_of
+from harken.contract._exit import CODES, is_retryable, name_of
 from harken.contract._invocation import SCHEMA_VERSION, Invocation, current
 from harken.contract._output import Form, OutputError, form_of, take_output
 from harken.contract._tool import Tool, UnknownAppError
@@ -35,6 +35,7 @@ __all__ = [
     "current",
     "form_of",
     "invocation",
+    "is_retryable",
     "name_of",
     "take_output",
 ]
