@@ -154,35 +154,63 @@ class Exporting(Generic[Item]):
         return self._made
 
 
-def emit_each(items: Sequence[Item], emit: Callable[[Item], None], what: str) -> None:
+class Providing:
     """
-    Call *emit* with each of *items*; what it raises about one of them harms no other.
+    Hands items on to a provider that somebody else owns, and shuts down.
 
-    Raises:
-        SpanExportError: It raised; from the first of what it raised.
+    Args:
+        provider: One of the SDK; None for another kind, which cannot be flushed.
+
+        what: What is handed on.
     """
-    raised: dict[int, Exception] = {}
-    for index, item in enumerate(items):
-        try:
-            emit(item)
-        except Exception as error:  # somebody's sampler or processor may raise anything
-            raised[index] = error
-    if raised:
-        raise SpanExportError(
-            f"the provider refused {len(raised)} of {len(items)} {what}, which are lost",
-            raised.keys(),
-        ) from next(iter(raised.values()))
 
+    def __init__(self, provider: Flushable | None, what: str) -> None:
+        self._flushable = provider
+        self._what = what
 
-def flush_provider(provider: Flushable, timeout: float) -> bool | None:
-    """
-    Let the processors send what they hold; None when they did, since that proves nothing.
+    def emit_each(self, items: Sequence[Item], emit: Callable[[Item], None]) -> None:
+        """
+        Call *emit* with each of *items*; what it raises about one of them harms no other.
 
-    The SDK's processors return True after a failed export, and do not keep the timeout.
-    """
-    milliseconds = int(timeout * 1000)
-    done, flushed = within(timeout, lambda: provider.force_flush(milliseconds))
-    return None if done and flushed else False
+        Raises:
+            SpanExportError: It raised; from the first of what it raised.
+        """
+        raised: dict[int, Exception] = {}
+        for index, item in enumerate(items):
+            try:
+                emit(item)
+            except Exception as error:  # somebody's sampler or processor may raise anything
+                raised[index] = error
+        if raised:
+            raise SpanExportError(
+                f"the provider refused {len(raised)} of {len(items)} {self._what}, which are lost",
+                raised.keys(),
+            ) from next(iter(raised.values()))
+
+    def flush(self, timeout: float) -> bool | None:
+        """
+        Let the processors send what they hold; None when they did, since that proves nothing, and
+        when nobody can say.
+
+        The SDK's processors return True after a failed export, and do not keep the timeout.
+        """
+        provider = self._flushable
+        if provider is None:
+            return None
+        milliseconds = int(timeout * 1000)
+        done, flushed = within(timeout, lambda: provider.force_flush(milliseconds))
+        return None if done and flushed else False
+
+    def close(self, timeout: float) -> None:
+        """
+        Flush; whoever made the provider shuts it down.
+        """
+        self.flush(timeout)
+
+    def after_fork(self) -> None:
+        """
+        Do nothing: the SDK renews what it has.
+        """
 
 
 def within(timeout: float, call: Callable[[], T]) -> tuple[bool, T | None]:

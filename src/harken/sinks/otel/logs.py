@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from harken import Envelope, Event, Outcome
 from harken.sinks.otel.attributes import AttributeValue
-from harken.sinks.otel.exporting import Exporting, WayOut, emit_each, flush_provider
+from harken.sinks.otel.exporting import Exporting, Providing, WayOut
 from harken.sinks.otel.spans import is_error
 
 
@@ -54,13 +54,13 @@ class ToLogExporter(Exporting[ReadableLogRecord]):
         self.export([ReadableLogRecord(record, resource, self._scope) for record in records])
 
 
-class ToLoggerProvider:
+class ToLoggerProvider(Providing):
     """
     Emits records at a logger provider that somebody else owns, with its resource and processors.
     """
 
     def __init__(self, provider: AnyLoggerProvider, scope: InstrumentationScope) -> None:
-        self._provider = provider
+        super().__init__(provider if isinstance(provider, LoggerProvider) else None, "log events")
         self._logger = provider.get_logger(scope.name, scope.version, attributes=scope.attributes)
 
     def emit(self, records: Sequence[LogRecord], resource: Resource, /) -> None:
@@ -70,26 +70,7 @@ class ToLoggerProvider:
         Raises:
             SpanExportError: A processor raised; which log events are lost is said.
         """
-        emit_each(records, self._logger.emit, "log events")
-
-    def flush(self, timeout: float) -> bool | None:
-        """
-        Let the processors send what they hold; None when nobody can say whether they did.
-        """
-        if not isinstance(self._provider, LoggerProvider):
-            return None
-        return flush_provider(self._provider, timeout)
-
-    def close(self, timeout: float) -> None:
-        """
-        Flush; whoever made the provider shuts it down.
-        """
-        self.flush(timeout)
-
-    def after_fork(self) -> None:
-        """
-        Do nothing: the SDK renews what it has.
-        """
+        self.emit_each(records, self._logger.emit)
 
 
 def log_record(

@@ -27,7 +27,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from harken.sinks.otel.exporting import Exporting, WayOut, emit_each, flush_provider
+from harken.sinks.otel.exporting import Exporting, Providing, WayOut
 
 SCOPE_NAME = "harken"
 
@@ -170,7 +170,7 @@ class ToExporter(Exporting[ReadableSpan]):
         super().after_fork()
 
 
-class ToProvider:
+class ToProvider(Providing):
     """
     Starts and ends the spans at a tracer provider that somebody else owns.
 
@@ -179,6 +179,7 @@ class ToProvider:
     """
 
     def __init__(self, provider: AnyTracerProvider, scope: InstrumentationScope) -> None:
+        super().__init__(provider if isinstance(provider, TracerProvider) else None, "spans")
         self._provider = provider
         self._tracer = provider.get_tracer(scope.name, scope.version, attributes=scope.attributes)
         self._ids: IdGenerator | None = None
@@ -232,26 +233,7 @@ class ToProvider:
         Raises:
             SpanExportError: A sampler or a processor raised; which spans are lost is said.
         """
-        emit_each(spans, self._emit, "spans")
-
-    def flush(self, timeout: float) -> bool | None:
-        """
-        Let the processors send what they hold; None when nobody can say whether they did.
-        """
-        if not isinstance(self._provider, TracerProvider):
-            return None
-        return flush_provider(self._provider, timeout)
-
-    def close(self, timeout: float) -> None:
-        """
-        Flush; whoever made the provider shuts it down.
-        """
-        self.flush(timeout)
-
-    def after_fork(self) -> None:
-        """
-        Do nothing: the SDK renews what it has.
-        """
+        self.emit_each(spans, self._emit)
 
     def _emit(self, span: ReadableSpan) -> None:
         given = span.get_span_context()
