@@ -522,6 +522,7 @@ class TestFailing:
         ("subscribe", "message"),
         [
             (lambda bus: bus.subscribe(3), "cannot subscribe 3: it is not callable"),
+            (lambda bus: bus.attach(Captured), r"attach one of it, Captured\(\)"),
             (lambda bus: bus.attach(print), r"it has no write\(batch\); a function goes to"),
             (lambda bus: bus.subscribe(print, str), "<class 'str'> is no event type"),
             (lambda bus: bus.subscribe(print, delivery="soon"), "delivery='soon' is unknown"),

@@ -18,9 +18,10 @@ from harken import Envelope, Event, Sink
 from harken.sinks.otel import SpanRecorder
 from harken.sinks.prometheus import PrometheusInstrumenter
 from harken.sinks.structlog import LogHandler
-from harken.testing import Captured
+from harken.testing import Captured, sink_conformance
 from harken.testing.sink_conformance import CHECKS, Check, check_sink
 
+STOP = threading.Event()
 VARIABLE: contextvars.ContextVar[int] = contextvars.ContextVar("VARIABLE", default=0)
 
 
@@ -121,6 +122,24 @@ class Sluggish(Captured):
         return False
 
 
+class Lingering(Captured):
+    """
+    A sink that leaves a thread behind, which no process would wait for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        threading.Thread(target=STOP.wait, daemon=True).start()
+
+
+class Unforked(Captured):
+    """
+    A sink that a forked child cannot use.
+    """
+
+    def after_fork(self, pid: int) -> None: ...
+
+
 class Misdelivered(Captured):
     """
     A sink with a delivery that there is not.
@@ -143,6 +162,7 @@ class Alone(Captured):
 
 
 BROKEN: dict[str, type[Any]] = {
+    "takes_what_the_bus_tells_it": Unforked,
     "takes_every_type": Refusing,
     "takes_strange_values": Printing,
     "takes_every_ending": Pairing,
@@ -163,8 +183,44 @@ def test_a_broken_one_does_not(name: str) -> None:
     """
     check = {check.__name__: check for check in CHECKS}[name]
 
-    with pytest.raises((AssertionError, KeyError, AttributeError, UnicodeError, RuntimeError)):
+    with pytest.raises(
+        (AssertionError, LookupError, AttributeError, ValueError, RuntimeError, TypeError)
+    ):
         check(BROKEN[name])
+
+
+@pytest.mark.once
+def test_a_thread_that_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Also one that no process waits for at its end.
+    """
+    monkeypatch.setattr(sink_conformance, "TIMEOUT", 0.1)
+    try:
+        with pytest.raises(AssertionError, match="left behind"):
+            sink_conformance.flushes_and_closes(Lingering)
+    finally:
+        STOP.set()
+
+
+def test_a_destination_that_refuses(tmp_path: Path) -> None:
+    """
+    It is said what a sink failed with, not only that something was left.
+    """
+
+    class Full(Captured):
+        def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+            raise OSError("the table is full")
+
+        def flush(self, timeout: float) -> bool:
+            return False
+
+    with pytest.raises(AssertionError, match="the table is full"):
+        sink_conformance.works_with_every_delivery(Full)
+
+
+def test_a_sink_instead_of_a_function() -> None:
+    with pytest.raises(TypeError, match="takes a function that makes a sink"):
+        check_sink(Captured())  # type: ignore[arg-type]
 
 
 def test_all_at_once() -> None:

@@ -1,5 +1,5 @@
 """
-A sink that writes each end of an operation as a line of CSV.
+A sink that writes each operation of which it knows start and end as a line of CSV.
 """
 
 import csv

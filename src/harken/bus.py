@@ -560,6 +560,10 @@ class Bus:
         name: str | None = None,
         **queue: Unpack[QueueOptions],
     ) -> Subscription:
+        if isinstance(sink, type):
+            raise SubscriptionError(
+                f"cannot attach the class {sink.__name__}; attach one of it, {sink.__name__}()"
+            )
         if not callable(getattr(sink, "write", None)):
             raise SubscriptionError(
                 f"cannot attach {sink!r}: it has no write(batch); a function goes to "

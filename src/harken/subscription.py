@@ -215,7 +215,8 @@ class Subscription:
         """
         Hear nothing from now on. Idempotent, from any thread, also from inside the handler.
 
-        What is queued already is still delivered.
+        What is queued already is still delivered. A sink is neither flushed nor closed: whoever
+        takes it off its bus may attach it to another one.
         """
         self._bus.cancel(self)
 
