@@ -35,7 +35,9 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical", "off
 _log = logging.getLogger("harken")
 
 # Variables with the prefix that are no settings.
-_OTHER_VARIABLES = frozenset(("CONFIG", "ACTOR", "AUDIT_LOG", "PAGER", "REQUIRE_SERVERS"))
+_OTHER_VARIABLES = frozenset(
+    ("CONFIG", "ACTOR", "AUDIT_LOG", "FORWARD_TO", "PAGER", "REQUIRE_SERVERS")
+)
 _SWITCH = {"on": True, "yes": True, "off": False, "no": False}
 
 

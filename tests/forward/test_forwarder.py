@@ -624,6 +624,10 @@ class TestCommand:
                 ("forward", "--to", "redis://h", "--profile", "action-trail", "--key", "k"),
                 "leave out --key",
             ),
+            (
+                ("forward", "-F", path, "--to", "redis://h", "--max-lag-bytes", "5"),
+                "is for --spent",
+            ),
             (("query", "--from", "redis://h", "-F", path), "--from reads no file"),
             (("tail", "--source", "/a"), "give that"),
             (("verify", "--expect", "/a"), "name that with --from"),
@@ -643,6 +647,53 @@ class TestCommand:
         done = self.call("forward", "-F", path, "--to", "redis://127.0.0.1:1", "--once")
 
         assert (4, True) == (done.returncode, f"no audit log at {path}" in done.stderr)
+
+    def test_a_file_that_is_no_log(self, tmp_path: Path) -> None:
+        """
+        What is in it is neither sent nor rejected line by line.
+        """
+        path = tmp_path / "events.log"
+        path.write_text('{"event": "tool completed"}\n' * 3)
+
+        done = self.call("forward", "-F", str(path), "--to", "redis://127.0.0.1:1", "--once")
+
+        assert (4, True) == (done.returncode, "is a record of an audit log" in done.stderr)
+        assert [path] == list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("option", [("--maxlen", "5"), ("--key", "k")])
+    def test_what_an_engine_does_not_take(self, log: Log, option: tuple[str, str]) -> None:
+        pytest.importorskip("nats")
+        log.write(1)
+        to = ("--to", "nats://127.0.0.1:1", "--once")
+
+        done = self.call("forward", "-F", str(log.path), *to, *option)
+
+        said = f"Error: nats:// takes no {option[0].strip('-')}; leave it out\n"
+        assert (1, said) == (done.returncode, done.stderr)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("once", [True, False])
+    def test_ended_by_a_signal(self, log: Log, number: signal.Signals, once: bool) -> None:
+        """
+        That is how it ends, unless it was to send everything; and its own variable is known.
+        """
+        pytest.importorskip("redis")
+        log.write(1)
+        argv = [sys.executable, "-m", "harken", "forward", "-F", str(log.path)]
+        process = subprocess.Popen(
+            [*argv, *(["--once"] if once else [])],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HARKEN_FORWARD_TO": "redis://127.0.0.1:1"},
+        )
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(number)
+        rest = process.communicate(timeout=30)[1]
+
+        assert "stalls: redis://127.0.0.1:1 cannot be reached" in first
+        assert "0 lines" in rest
+        assert (128 + number if once else 0) == process.returncode
 
     def test_spent(self, log: Log, tmp_path: Path) -> None:
         """

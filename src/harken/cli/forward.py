@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,14 +28,16 @@ from harken.forward.targets import target_of
     "--source", metavar="PATH", help="What the log is called there. [default: /SERVICE/HOST]"
 )
 @click.option(
-    "--key", metavar="NAME", help="The stream; {source} is replaced. [default: harken:{source}]"
+    "--key",
+    metavar="NAME",
+    help="Of Redis: the stream; {source} is replaced. [default: harken:{source}]",
 )
 @click.option(
     "--profile",
     type=click.Choice(("action-trail",)),
     help="Only the ten kinds of an action trail, to action-trail:{sessionId}.",
 )
-@click.option("--maxlen", type=click.IntRange(1), help="Entries that the stream keeps, about.")
+@click.option("--maxlen", type=click.IntRange(1), help="Of Redis: entries that the stream keeps.")
 @click.option("--cursor", type=FILE, help="How far it is. [default: beside the log]")
 @click.option("--rejected", type=FILE, help="Lines nobody takes. [default: beside the log]")
 @click.option("--metrics-file", type=FILE, help="Where the lag is told to Prometheus.")
@@ -86,13 +89,16 @@ def command(
     \b
     harken forward --to redis://user:password@host:6379/0
     harken forward --to nats://user:password@host:4222
-    harken forward --spent | xargs -r rm
+    harken forward --spent | xargs -r -d '\\n' rm --
 
     Exit codes: 0 done, 1 the engine did not answer for longer than --patience, or refuses, or
-    another process forwards this log, 4 there is no log to send --once.
+    another process forwards this log, 4 there is no log to send --once, 128 and the number of the
+    signal that ended --once before it was done.
     """
     settings = Settings.load()
     path = settings.audit_path() if file is None else file
+    if max_lag_bytes is not None and not spent:
+        raise click.UsageError("--max-lag-bytes is for --spent")
     if spent:
         kept = CursorFile(cursor or cursor_path(path)).read()
         if kept is None:
@@ -107,6 +113,9 @@ def command(
     options: dict[str, Any] = {"key": key, "maxlen": maxlen, "profile": profile}
     if profile is not None and key is not None:
         raise click.UsageError("--profile names the stream itself; leave out --key")
+    if once:
+        _expect_log(path)
+        patience = 30.0 if patience is None else patience
     target = target_of(url, **{name: value for name, value in options.items() if value is not None})
     if source is None and settings.service_name not in {None, "harken"}:
         source = source_of(None).replace("/harken/", f"/{settings.service_name}/", 1)
@@ -120,17 +129,29 @@ def command(
         poll_seconds=poll,
     )
 
+    ended_by: list[int] = []
+
     def end(number: int, frame: FrameType | None) -> None:
+        ended_by.append(number)
         forwarder.stop(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    if once:
-        # A log that may still come is waited for; here, the path would be a wrong one.
-        with trail.open(path):
-            patience = 30.0 if patience is None else patience
-    forwarder.run(once=once, patience=patience)
+    # This thread only waits, so that no signal meets it inside of what the signal is to end.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(forwarder.run, once=once, patience=patience).result()
     lines = f"{forwarder.forwarded:,} lines of {path} are new in {target.address}"
     click.echo(printable(lines), err=True)
     if forwarder.rejected:
         click.echo(f"{forwarder.rejected:,} lines were rejected", err=True)
+    if once and ended_by:
+        raise click.exceptions.Exit(128 + ended_by[0])
+
+
+def _expect_log(path: Path) -> None:
+    """
+    See that there is a log: one that may still come is waited for, but not with ``--once``.
+    """
+    with trail.open(path) as log:
+        if log.files.is_foreign:
+            raise trail.TrailError(f"nothing in {path} is a record of an audit log; name the log")

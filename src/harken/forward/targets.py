@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,9 +104,13 @@ def _made(url: str, what: str, options: Mapping[str, object], profile: str | Non
             raise RefusedError(f"{scheme}:// has no profile {profile!r}; action-trail is for Redis")
         module, what = _PROFILES[profile]
     try:
-        return getattr(import_module(module), what)(url, **options)
+        make = getattr(import_module(module), what)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         raise RefusedError(
             f"{scheme}:// needs the package {package}; install harken[{extra}]"
         ) from error
+    unknown = options.keys() - signature(make).parameters
+    if unknown:
+        raise RefusedError(f"{scheme}:// takes no {', '.join(sorted(unknown))}; leave it out")
+    return make(url, **options)
