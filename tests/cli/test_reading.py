@@ -479,11 +479,31 @@ class TestForms:
 
         answer = json.loads(done.stdout)
         (warning,) = answer["warnings"]
-        assert "no record has a member 'reason'" in warning
-        assert warning.endswith("use metadata.reason")
+        assert warning.startswith("'reason' is no member of a record")
+        assert warning.endswith("did you mean metadata.reason?")
         assert f"Warning: {warning}\n" == done.stderr
         assert answer["ok"] is True
         assert (asked == ("--where", "reason=no")) is (answer["data"] == [])
+
+    @pytest.mark.parametrize(
+        ("path", "meant"),
+        [
+            ("type", "event_type or metadata.type"),
+            ("time", "timestamp or metadata.time"),
+            ("actr.x", "actor or metadata.actr.x"),
+        ],
+    )
+    def test_a_member_of_another_name(
+        self, harken: Run, story: Story, path: str, meant: str
+    ) -> None:
+        """
+        It is told once, however often it is asked for.
+        """
+        asked = ("--where", f"{path}=x", "--where", f"{path}!=y", "--fields", f"seq, {path}")
+        done = harken("query", "audit.jsonl", *asked)
+
+        assert 1 == done.stderr.count("\n")
+        assert f"did you mean {meant}?" in done.stderr
 
     @pytest.mark.parametrize(
         "path", ["data.reason", "metadata.reason.more", "hash", "attributes.x"]

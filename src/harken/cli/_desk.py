@@ -5,6 +5,7 @@ What all reading commands share: their options, the log that they read, and the 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
 import sys
@@ -256,6 +257,7 @@ class Desk:
         self.warnings: list[str] = []
         self.problems = 0
         self._met: set[tuple[str, str | int]] = set()
+        self._unknown: set[str] = set()
         self.truncated = False
         self.log: str | None = None
         if spool is not None and spool.notice is not None:
@@ -357,8 +359,7 @@ class Desk:
             if "," in name:
                 raise FilterError(f"{name!r} is no event type; give --type once for each")
         where = tuple(map(Condition.parse, conditions))
-        for condition in where:
-            self._expect(condition.path, condition.names[0])
+        self._expect(condition.path for condition in where)
         return Filter(
             since=None if since is None else self._time(trail, since, 0),
             until=None if until is None else self._time(trail, until, -1),
@@ -372,16 +373,21 @@ class Desk:
         """
         Return the names of members in a list with commas.
         """
-        fields = tuple(filter(None, (text or "").split(",")))
-        for field in fields:
-            self._expect(field, names_of(field)[0])
+        fields = tuple(filter(None, map(str.strip, (text or "").split(","))))
+        self._expect(fields)
         return fields
 
-    def _expect(self, path: str, member: str) -> None:
-        if member not in MEMBERS:
+    def _expect(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            member = names_of(path)[0]
+            if member in MEMBERS or member in self._unknown:
+                continue
+            self._unknown.add(member)
+            near = [name for name in MEMBERS if member in name.split("_")]
+            near += difflib.get_close_matches(member, MEMBERS, n=1)
             self.warn(
-                f"no record has a member {member!r}; what an event says of itself stands in "
-                f"metadata, so use metadata.{path}"
+                f"{member!r} is no member of a record that harken {version()} knows; did you mean "
+                f"{' or '.join([*dict.fromkeys(near), f'metadata.{path}'])}?"
             )
 
     def _time(self, trail: Trail | None, text: str, end: int) -> int:
@@ -442,7 +448,7 @@ class Desk:
                 "code": name_of(exit_code),
                 "exit_code": exit_code,
                 "retryable": is_retryable(exit_code),
-                "phase": "execution",
+                "phase": "validation" if isinstance(error, FilterError) else "execution",
                 "kind": type(error).__name__,
                 "message": str(error),
             }

@@ -94,7 +94,8 @@ def command(
         if form == "html":
             write_html(desk, trail, where, stream, **html)
         else:
-            WRITERS[form](desk, trail, where, stream, desk.fields(fields))
+            columns = desk.fields(fields) if form == "csv" else ()
+            WRITERS[form](desk, trail, where, stream, columns)
     desk.finish()
 
 

@@ -156,7 +156,7 @@ class Exporting(Generic[Item]):
 
 class Providing:
     """
-    Hands items on to a provider that somebody else owns, and shuts down.
+    Hands items on to a provider that somebody else owns, flushes it, and leaves it running.
 
     Args:
         provider: One of the SDK; None for another kind, which cannot be flushed.
@@ -219,7 +219,8 @@ def within(timeout: float, call: Callable[[], T]) -> tuple[bool, T | None]:
 
     Returns:
         Whether it returned in time, and what. An exception counts as not returning, and is
-        reported by `threading.excepthook`.
+        reported by `threading.excepthook`. Where no thread can be started, it is called in this
+        one, however long it takes.
     """
     returned: list[T] = []
     thread = threading.Thread(
@@ -228,7 +229,7 @@ def within(timeout: float, call: Callable[[], T]) -> tuple[bool, T | None]:
     try:
         thread.start()
     except RuntimeError:
-        # The interpreter is exiting and starts no threads any more.
+        # The interpreter is exiting, or there are too many threads.
         return True, call()
     thread.join(timeout)
     return (True, returned[0]) if returned else (False, None)
