@@ -648,6 +648,22 @@ class TestCommand:
 
         assert (4, True) == (done.returncode, f"no audit log at {path}" in done.stderr)
 
+    @pytest.mark.parametrize("option", ["--metrics-file", "--cursor", "--rejected"])
+    def test_its_own_files_are_none_of_the_log(self, log: Log, tmp_path: Path, option: str) -> None:
+        """
+        The log is not written over, whatever name it is given by.
+        """
+        pytest.importorskip("redis")
+        log.write(1)
+        before = log.path.read_bytes()
+        (tmp_path / "link").symlink_to(log.path)
+        to = ("--to", "redis://127.0.0.1:1", "--once", "--patience", "0")
+
+        for name in (log.path, tmp_path / "link"):
+            done = self.call("forward", "-F", str(log.path), *to, option, str(name))
+            assert (1, True) == (done.returncode, "for a file of the log" in done.stderr)
+        assert before == log.path.read_bytes()
+
     def test_a_file_that_is_no_log(self, tmp_path: Path) -> None:
         """
         What is in it is neither sent nor rejected line by line.
@@ -670,6 +686,14 @@ class TestCommand:
 
         said = f"Error: nats:// takes no {option[0].strip('-')}; leave it out\n"
         assert (1, said) == (done.returncode, done.stderr)
+
+    def test_a_database_is_a_number(self, log: Log) -> None:
+        pytest.importorskip("redis")
+        log.write(1)
+
+        done = self.call("forward", "-F", str(log.path), "--to", "redis://127.0.0.1:1/x", "--once")
+
+        assert (1, True) == (done.returncode, "/x names no database" in done.stderr)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     @pytest.mark.parametrize("once", [True, False])

@@ -91,9 +91,9 @@ def command(
     harken forward --to nats://user:password@host:4222
     harken forward --spent | xargs -r -d '\\n' rm --
 
-    Exit codes: 0 done, 1 the engine did not answer for longer than --patience, or refuses, or
-    another process forwards this log, 4 there is no log to send --once, 128 and the number of the
-    signal that ended --once before it was done.
+    Exit codes: 0 done, or ended by Ctrl-C or SIGTERM, 1 the engine did not answer for longer than
+    --patience, or refuses, or another process forwards this log, 4 there is no log to send --once,
+    128 and the number of the signal that ended --once before it was done.
     """
     settings = Settings.load()
     path = settings.audit_path() if file is None else file

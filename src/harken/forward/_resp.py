@@ -60,6 +60,11 @@ class Server:
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self.url = url
+        parts = urlsplit(url)
+        if parts.scheme != "unix" and parts.path.strip("/") and not parts.path[1:].isdecimal():
+            raise RefusedError(
+                f"{address_of(url, '')} names no database; it is a number, such as 0"
+            )
         # Before its version 6 the client takes a certificate of anybody.
         options: dict[str, Any] = {}
         if url.startswith("rediss://"):

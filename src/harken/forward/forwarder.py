@@ -117,7 +117,7 @@ class Forwarder:
         self._target = target
         self._cursor = CursorFile(self._apart(cursor or cursor_path(self.path)))
         self._rejects = RejectedFile(self._apart(rejected or _beside(self.path, "rejected.jsonl")))
-        self._metrics = None if metrics is None else Path(metrics)
+        self._metrics = None if metrics is None else Path(self._apart(metrics))
         self._bus = bus
         self._poll_seconds = poll_seconds
         self._stopping = threading.Event()
@@ -136,8 +136,8 @@ class Forwarder:
 
     def _apart(self, path: str | os.PathLike[str]) -> str:
         # What begins like the log is looked at, and locked, as one of its files.
-        name = os.path.abspath(os.fsdecode(path))
-        if name.startswith(os.path.abspath(self.path)):
+        name = os.path.realpath(os.fsdecode(path))
+        if name.startswith(os.path.realpath(self.path)):
             raise RefusedError(
                 f"{name} would be taken for a file of the log; choose a name that begins otherwise"
             )
