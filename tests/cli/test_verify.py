@@ -165,6 +165,17 @@ class TestExitCodes:
         assert (2, "") == (called.code, called.out)
         assert str(error.args[-1]) in called.err
 
+    def test_a_state_without_a_key(self, call: Call, path: Path) -> None:
+        """
+        It is not passed over: a log that was cut would be verified.
+        """
+        write_log(path)
+        Path("anchors").write_text(call("head").out)
+
+        called = call("verify", "--state", "agent.key", "--anchor", "anchors")
+
+        assert (2, True) == (called.code, "--state is compared with seals" in called.err)
+
     @pytest.mark.parametrize("option", ["--key", "--public-key", "--anchor", "--state"])
     def test_contradiction(self, call: Call, option: str) -> None:
         """

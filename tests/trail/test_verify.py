@@ -258,6 +258,25 @@ class TestChain:
         assert [(kind, "audit.jsonl", line) for kind, line in expected] == found(report)
         assert 13 == report.seq
 
+    @pytest.mark.parametrize(("tamper", "missing"), [(delete, 1), (delete_several, 4), (flip, 0)])
+    def test_what_is_missing(
+        self, path: Path, tamper: Callable[[Lines], None], missing: int
+    ) -> None:
+        """
+        A log from which lines were taken is not complete, whatever else is said of it.
+        """
+        write_log(path)
+        lines = lines_of(path)
+        tamper(lines)
+        put(path, lines)
+
+        report = verify(path)
+
+        assert "tampered" == report.verdict == report.chain.verdict
+        assert ("incomplete" if missing else "ok") == report.completeness.verdict
+        lost = f"{missing} line{'s' if missing > 1 else ''} missing"
+        assert (lost if missing else "nothing is missing") == report.completeness.message
+
     def test_untouched(self, path: Path) -> None:
         """
         A log that nobody touched has no finding, and its head is that of its last line.

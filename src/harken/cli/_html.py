@@ -14,7 +14,7 @@ import msgspec
 from harken import Settings
 from harken.cli._common import FILE
 from harken.cli._desk import Desk
-from harken.cli.verify import states_of
+from harken.cli.verify import expect_key, states_of
 from harken.errors import SettingsError
 from harken.trail import verify
 from harken.trail.anchors import read_anchors
@@ -130,6 +130,7 @@ def _verification(
     anchors: Sequence[Path],
     states: Sequence[Path],
 ) -> Report | None:
+    expect_key(states, keys)
     given = [read_key(key) for key in keys]
     told = _states(desk, states) if given else []
     public = [read_public_key(key) for key in public_keys]

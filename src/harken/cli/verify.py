@@ -128,6 +128,7 @@ def command(
     """
     if chain_only and (keys or public_keys or anchors or states):
         raise click.UsageError("--chain-only takes no key, no state and no anchor")
+    expect_key(states, keys)
     if as_json and form == "json":
         raise click.UsageError("--json prints the report, and -o json an envelope; give one")
     named = named_log(path, file)
@@ -242,6 +243,17 @@ def _verified(
             chain_only=chain_only,
             progress=progress,
         )
+
+
+def expect_key(states: Sequence[Path], keys: Sequence[Path]) -> None:
+    """
+    See that no key file of a writer is given in vain.
+
+    Raises:
+        click.UsageError: There is no key that would open it.
+    """
+    if states and not keys:
+        raise click.UsageError("--state is compared with seals, which need --key; give that, too")
 
 
 def states_of(settings: Settings, states: Sequence[Path]) -> list[WriterState]:

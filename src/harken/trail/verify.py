@@ -646,6 +646,9 @@ class _Verifier:
 
     def _verdict_of(self, part: Part) -> Verdict:
         found = self._findings.verdict(part)
+        if found == "ok" and part == "completeness" and self._chain.missing:
+            # Why they are is said with the chain.
+            return "incomplete"
         return "none" if found == "ok" and part == "seals" and not self._seals.asked else found
 
     def _messages(self) -> dict[Part, str]:
