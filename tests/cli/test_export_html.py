@@ -169,6 +169,23 @@ def test_options_of_html_alone(harken: Run, log: Path, option: tuple[str, str]) 
     assert "html does" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("form", "option", "said"),
+    [
+        ("jsonl", ("--fields", "seq"), "--fields are the columns of csv"),
+        ("html", ("--fields", "seq"), "--fields are the columns of csv"),
+        ("html", ("--state", "s"), "seals, which need --key"),
+    ],
+)
+def test_an_option_in_vain(
+    harken: Run, log: Path, form: str, option: tuple[str, str], said: str
+) -> None:
+    """
+    Whoever wants to hand out less, or to compare more, is not answered with all, or with less.
+    """
+    assert said in harken("export", form, str(log), *option, returncode=2).stderr
+
+
 def test_terminal(on_terminal: Any, log: Path) -> None:
     """
     A page is not poured onto a terminal.

@@ -628,6 +628,9 @@ class TestBadInput:
             (4, ["tail", "-F", "."], "is a folder"),
             (2, ["query", "-F", "audit.jsonl", "--since", "soon"], "is no time"),
             (2, ["query", "-F", "audit.jsonl", "--where", "x"], "is no condition"),
+            (2, ["query", "-F", "audit.jsonl", "--where", "outcome==denied"], "has two signs"),
+            (2, ["stats", "audit.jsonl", "--since", "1h", "--until", "2h"], "exchange them"),
+            (2, ["tail", "audit.jsonl", "--cursor-file", "audit.jsonl"], "name another file"),
             (2, ["query", "-F", "audit.jsonl", "--outcome", "fail"], "use error, success,"),
             (2, ["query", "-F", "audit.jsonl", "--type", "a.b,c.d"], "--type once for each"),
             (2, ["stats", "-F", "audit.jsonl", "--p", "x"], "is no list of percentiles"),
@@ -799,6 +802,16 @@ class TestBadInput:
         (line,) = done.stderr.splitlines()
         assert line.startswith("Warning: audit.jsonl.1.gz: cannot be decompressed: ")
 
+    def test_empty_archive(self, harken: Run, story: Story, tmp_path: Path) -> None:
+        """
+        A compressed file that a full disk left empty is named.
+        """
+        (tmp_path / "audit.jsonl.1.gz").touch()
+
+        done = harken("runs", "audit.jsonl", returncode=3)
+
+        assert "Warning: audit.jsonl.1.gz: it is empty, and no compressed file is\n" == done.stderr
+
     def test_record_without_id(self, harken: Run, tmp_path: Path) -> None:
         """
         What has no id led to nothing, not to all that has no cause.
@@ -968,6 +981,10 @@ class TestDepth:
         assert len(shown) in {60, 1500}
 
 
+def jsonl(done: subprocess.CompletedProcess[str]) -> list[Any]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 class TestOtherForms:
     def test_of_runs_and_figures(self, harken: Run, story: Story) -> None:
         """
@@ -986,6 +1003,22 @@ class TestOtherForms:
         assert ["run_id", "started", "ended", "outcome"] == list(head)[:4]
         assert 2 == len(rows)
         assert 1 == len(harken("runs", *asked, "jsonl", "-n", "1").stdout.splitlines())
+
+    @pytest.mark.parametrize("filters", [("--outcome", "error"), ("--type", "tool.*")])
+    def test_how_runs_ended(self, harken: Run, story: Story, filters: tuple[str, str]) -> None:
+        """
+        That is true whether the record of the end is wanted or not; what is counted, is wanted.
+        """
+        every = {run["run_id"]: run for run in jsonl(harken("runs", "audit.jsonl", "-o", "jsonl"))}
+        wanted = jsonl(harken("runs", "audit.jsonl", *filters, "-o", "jsonl"))
+
+        assert wanted
+        for run in wanted:
+            whole = every[run["run_id"]]
+            assert [whole[name] for name in ("outcome", "actor", "what")] == [
+                run[name] for name in ("outcome", "actor", "what")
+            ]
+            assert run["events"] < whole["events"]
 
     def test_of_several_records(self, harken: Run, story: Story) -> None:
         """

@@ -97,6 +97,8 @@ def test_no_times(text: str) -> None:
         ("data.url=http://a?b=c", Condition("data.url", "=", "http://a?b=c")),
         ("data.text~^a.*=b$", Condition("data.text", "~", "^a.*=b$")),
         ("data.text=", Condition("data.text", "=", "")),
+        ("data.text~=b", Condition("data.text", "~", "=b")),
+        ('data.text="=b"', Condition("data.text", "=", "=b")),
     ],
 )
 def test_conditions(text: str, expected: Condition) -> None:
@@ -106,7 +108,13 @@ def test_conditions(text: str, expected: Condition) -> None:
     assert expected == Condition.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "outcome", "=5", "data.text~(", "data.x=[1]", "data.x={}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "outcome", "=5", "data.text~(", "data.x=[1]", "data.x={}"),
+        *("outcome==denied", "seq=>79", "seq<>5", "seq> >5"),
+    ],
+)
 def test_no_conditions(text: str) -> None:
     """
     What is no condition is refused.

@@ -360,9 +360,13 @@ class Desk:
                 raise FilterError(f"{name!r} is no event type; give --type once for each")
         where = tuple(map(Condition.parse, conditions))
         self._expect(condition.path for condition in where)
+        begin = None if since is None else self._time(trail, since, 0)
+        end = None if until is None else self._time(trail, until, -1)
+        if begin is not None and end is not None and begin > end:
+            raise FilterError(f"--since {since} is after --until {until}; exchange them")
         return Filter(
-            since=None if since is None else self._time(trail, since, 0),
-            until=None if until is None else self._time(trail, until, -1),
+            since=begin,
+            until=end,
             outcomes=tuple(words),
             where=where,
             after=after,

@@ -137,7 +137,7 @@ def read_cursor(path: Path | None) -> Cursor | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Cursor)
     except msgspec.DecodeError as error:
-        raise FilterError(f"{path} holds no cursor; remove it to begin anew") from error
+        raise FilterError(f"{path} holds no cursor; name another file") from error
 
 
 def write_cursor(path: Path | None, seen: Sequence[Entry]) -> None:

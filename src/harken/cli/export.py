@@ -86,6 +86,8 @@ def command(
     html = {name: filters.pop(name) for name in HTML_OPTIONS}
     if form != "html" and any(html.values()):
         raise click.UsageError(f"{form} takes no key, anchor, title or limit; html does")
+    if form != "csv" and fields is not None:
+        raise click.UsageError(f"--fields are the columns of csv; {form} has all there is")
     if form == "html" and out is None and on_terminal():
         raise click.UsageError("a page is no text for a terminal; name a file with -O")
     desk = Desk("export", file=log, form="jsonl", color="auto", tz="local")
@@ -94,8 +96,7 @@ def command(
         if form == "html":
             write_html(desk, trail, where, stream, **html)
         else:
-            columns = desk.fields(fields) if form == "csv" else ()
-            WRITERS[form](desk, trail, where, stream, columns)
+            WRITERS[form](desk, trail, where, stream, desk.fields(fields))
     desk.finish()
 
 

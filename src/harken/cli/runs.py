@@ -66,8 +66,8 @@ def command(
 
     What is counted are the records that are wanted: with --since, a run that began before is
     counted from then on. Tokens and costs are what a run says of itself at its end, else the sums
-    over its calls of models, where those are on record. The outcome of a run without an end is
-    `unclosed`: it goes on, or it was killed.
+    over its calls of models, where those are on record. The outcome is that of the run, whatever
+    is wanted; of a run without an end it is `unclosed`: it goes on, or it was killed.
     """
     desk = Desk("runs", file=named_log(path, file), form=form, color=color, tz=tz)
     with desk.trail() as trail:

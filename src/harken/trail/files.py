@@ -286,6 +286,9 @@ def _find(path: str, fd: int | None, unreadable: Unreadable | None) -> LogFiles:
     found = [*others, *([] if live is None else [live])]
     if not found:
         raise MissingLogError(f"there is no audit log at {path}; give its path")
+    for segment in found:
+        if segment.packed and not segment.size and unreadable is not None:
+            unreadable(segment.path, "it is empty, and no compressed file is")
     # Nothing was ever written to these.
     found = [segment for segment in found if segment.size]
     # A backup that is made just now may be longer than the log was a moment ago.

@@ -59,6 +59,11 @@ class Condition(msgspec.Struct, frozen=True):
                 "such as metadata.cost_usd>0.01"
             )
         path, sign, said = match["path"], cast("Sign", match["sign"]), match["value"].strip()
+        if sign != "~" and said.startswith(("=", "<", ">")):
+            raise FilterError(
+                f"{text!r} has two signs; use one of =, !=, <, <=, >, >= and ~, and put quotation "
+                "marks around a value that begins like one"
+            )
         value: JSON = said
         if sign != "~":
             try:

@@ -209,6 +209,16 @@ class _Counting:
         elif row.started_event_id is not None:
             self._ended(run, row, domain)
 
+    def describe(self, row: _Row, line: bytes) -> None:
+        """
+        Take from a record of a run, which counts for nothing, who it is of and how it ended.
+        """
+        run = self.runs[row.run_id or ""]
+        if row.event_type == "run.started":
+            run.actor, run.what = row.actor, _what(line)
+        elif row.started_event_id is not None:
+            run.outcome = row.outcome
+
     def _about(self, run: RunSummary, row: _Row | Record, verb: str, line: bytes | None) -> None:
         if verb == "started":
             run.actor = row.actor
@@ -258,16 +268,27 @@ def summaries_of(trail: Trail, where: Filter) -> list[RunSummary]:
     Return a summary of each run that has a wanted record.
     """
     counting = _Counting()
+    for row, line in _rows(trail, msgspec.structs.replace(where, runs=where.runs or ("*",))):
+        counting.add(row, line)
+    if counting.runs and where != Filter(since=where.since, runs=where.runs):
+        # How a run ended is true whether that record is wanted or not.
+        runs = tuple(counting.runs)
+        for row, line in _rows(trail, Filter(since=where.since, types=("run.*",), runs=runs)):
+            if row.run_id in counting.runs:
+                counting.describe(row, line)
+    return list(counting.runs.values())
+
+
+def _rows(trail: Trail, where: Filter) -> Iterator[tuple[_Row, bytes]]:
     decode = msgspec.json.Decoder(_Row).decode
-    for entry in trail.entries(msgspec.structs.replace(where, runs=where.runs or ("*",))):
+    for entry in trail.entries(where):
         try:
             row = decode(entry.line)
         except UNREADABLE:
             # What is wrong with it is told by the full look.
             trail.read(entry)
             continue
-        counting.add(row, entry.line)
-    return list(counting.runs.values())
+        yield row, entry.line
 
 
 def run_of(trail: Trail, run_id: str) -> Run:
