@@ -176,6 +176,14 @@ class TestExitCodes:
 
         assert (2, True) == (called.code, "--state is compared with seals" in called.err)
 
+    def test_the_state_of_another_key(self, call: Call, path: Path, first: Path) -> None:
+        write_log(path)
+        create_key("other.key")
+
+        called = call("verify", "--state", "other.key", "--key", str(first))
+
+        assert (2, True) == (called.code, "other.key is of the key" in called.err)
+
     @pytest.mark.parametrize("option", ["--key", "--public-key", "--anchor", "--state"])
     def test_contradiction(self, call: Call, option: str) -> None:
         """

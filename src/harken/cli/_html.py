@@ -20,7 +20,7 @@ from harken.trail import verify
 from harken.trail.anchors import read_anchors
 from harken.trail.files import TrailError
 from harken.trail.filters import Filter
-from harken.trail.keys import WriterState, read_key, read_public_key
+from harken.trail.keys import Key, WriterState, read_key, read_public_key
 from harken.trail.log import NotFoundError, Trail
 from harken.trail.verify import Report
 
@@ -112,14 +112,14 @@ def write_html(
     stream.write(page)
 
 
-def _states(desk: Desk, states: Sequence[Path]) -> list[WriterState]:
+def _states(desk: Desk, states: Sequence[Path], keys: Sequence[Key]) -> list[WriterState]:
     try:
         settings = Settings() if states else Settings.load()
     except SettingsError as error:
         # A bad setting keeps nobody from reading.
         desk.warn(f"that the last seals were cut off would not show: {error}")
         return []
-    return states_of(settings, states)
+    return states_of(settings, states, keys)
 
 
 def _verification(
@@ -132,7 +132,7 @@ def _verification(
 ) -> Report | None:
     expect_key(states, keys)
     given = [read_key(key) for key in keys]
-    told = _states(desk, states) if given else []
+    told = _states(desk, states, given) if given else []
     public = [read_public_key(key) for key in public_keys]
     noted = read_anchors(anchors, path)
     try:

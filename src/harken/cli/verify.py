@@ -32,6 +32,7 @@ from harken.trail import (
     verify,
 )
 from harken.trail.files import Progress
+from harken.trail.keys import Key
 
 CANNOT_JUDGE = EXIT_CODES["undecided"]
 """The exit code for whatever keeps a log from being judged, this command's own trouble too."""
@@ -230,7 +231,7 @@ def _verified(
 ) -> Report:
     # Whatever the log is compared with is read before its size is asked for.
     given = [read_key(key) for key in keys]
-    told = states_of(settings, states) if given else []
+    told = states_of(settings, states, given)
     public = [read_public_key(key) for key in public_keys]
     noted = read_anchors(anchors, str(log))
     with _progress(log) as progress:
@@ -256,12 +257,20 @@ def expect_key(states: Sequence[Path], keys: Sequence[Path]) -> None:
         raise click.UsageError("--state is compared with seals, which need --key; give that, too")
 
 
-def states_of(settings: Settings, states: Sequence[Path]) -> list[WriterState]:
+def states_of(settings: Settings, states: Sequence[Path], keys: Sequence[Key]) -> list[WriterState]:
     """
     Return what the key files *states* know, or else the one of the settings.
+
+    Raises:
+        TrailError: One of *states* cannot be read, or none of *keys* opens it.
     """
-    if states or settings.audit_key_path is None:
-        return [read_state(state) for state in states]
+    known = {key.id for key in keys}
+    told = [read_state(state) for state in states]
+    for state in told:
+        if state.key_id not in known:
+            raise TrailError(f"{state.path} is of the key {state.key_id}; give that with --key")
+    if told or not keys or settings.audit_key_path is None:
+        return told
     try:
         return [read_state(Path(settings.audit_key_path).expanduser())]
     except TrailError as error:
