@@ -179,7 +179,8 @@ def row(record: Record, zone: tzinfo | None, width: int | None = None, source: s
     if source:
         head += f"{printable(source)}  "
     kind = f"{printable(record.event_type):<20} "
-    rest = f"  {printable(record.actor or '')}  {printable(record.resource or '')}"
+    # Where there is little room, what was done to matters more than who did it.
+    rest = f"  {printable(record.resource or '')}  {printable(record.actor or '')}"
     more = detail(record)
     if more:
         rest += f"  {more}"
