@@ -802,6 +802,24 @@ class TestBadInput:
         (line,) = done.stderr.splitlines()
         assert line.startswith("Warning: audit.jsonl.1.gz: cannot be decompressed: ")
 
+    @pytest.mark.parametrize(
+        ("number", "said"), [("5", "damaged or missing"), ("11", None), ("12", "no record 12 in")]
+    )
+    def test_a_record_that_is_damaged(
+        self, harken: Run, story: Story, tmp_path: Path, number: str, said: str | None
+    ) -> None:
+        """
+        It is not the same as one that was never there.
+        """
+        lines = (tmp_path / "audit.jsonl").read_bytes().splitlines(keepends=True)
+        lines[4] = b"x" + lines[4][1:]
+        (tmp_path / "audit.jsonl").write_bytes(b"".join(lines))
+
+        done = harken("show", number, "-F", "audit.jsonl", returncode=0 if said is None else 5)
+
+        assert ("damaged" in done.stderr) is (number == "5")
+        assert said is None or said in done.stderr
+
     def test_empty_archive(self, harken: Run, story: Story, tmp_path: Path) -> None:
         """
         A compressed file that a full disk left empty is named.

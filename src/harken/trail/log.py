@@ -250,8 +250,17 @@ class Trail:
             if found is None:
                 found = next(self.newest(Filter(ids=(name,))), None)
         if found is None or self.read(found) is None:
-            raise NotFoundError(f"there is no record {name} in {self.path}")
+            raise NotFoundError(f"there is no record {name} in {self.path}{self._why_not(number)}")
         return found
+
+    def _why_not(self, number: str) -> str:
+        if not number.isdecimal() or len(number) >= _LONGEST_NUMBER:
+            return ""
+        newest = next(filter(None, map(self.read, self.newest())), None)
+        begun = any(0 < segment.seq <= int(number) for segment in self.files.segments)
+        if newest is None or not begun or int(number) > newest.seq:
+            return ""
+        return ": its line is damaged or missing; `harken verify` tells which"
 
     def _numbered(self, seq: int) -> Entry | None:
         scan = Scan(Filter(after=Cursor("", seq - 1)), _ignored)
