@@ -182,7 +182,7 @@ class _Counting:
         self.runs: dict[str, RunSummary] = {}
         self._said: set[str] = set()
 
-    def add(self, row: _Row | Record, line: bytes | None = None) -> None:
+    def add(self, row: _Row | Record, line: bytes) -> None:
         """
         Take one record; *line* is where a start says what the run is to do.
         """
@@ -203,15 +203,15 @@ class _Counting:
             run.errors += 1
         elif row.outcome == "denied":
             run.denied += 1
-        domain, _, verb = row.event_type.partition(".")
+        domain = row.event_type.partition(".")[0]
         if domain == "run":
-            self._about(run, row, verb, line)
+            self._about(run, row, line)
         elif row.started_event_id is not None:
             self._ended(run, row, domain)
 
-    def describe(self, row: _Row, line: bytes) -> None:
+    def describe(self, row: _Row | Record, line: bytes) -> None:
         """
-        Take from a record of a run, which counts for nothing, who it is of and how it ended.
+        Take from a record of a run, which need not count, who it is of and how it ended.
         """
         run = self.runs[row.run_id or ""]
         if row.event_type == "run.started":
@@ -219,13 +219,9 @@ class _Counting:
         elif row.started_event_id is not None:
             run.outcome = row.outcome
 
-    def _about(self, run: RunSummary, row: _Row | Record, verb: str, line: bytes | None) -> None:
-        if verb == "started":
-            run.actor = row.actor
-            if line is not None:
-                run.what = _what(line)
-        elif row.started_event_id is not None:
-            run.outcome = row.outcome
+    def _about(self, run: RunSummary, row: _Row | Record, line: bytes) -> None:
+        self.describe(row, line)
+        if row.started_event_id is not None:
             tokens = _usage(row)
             if any(tokens):
                 run.input_tokens, run.output_tokens, run.cost_usd = tokens
