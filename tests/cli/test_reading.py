@@ -333,7 +333,7 @@ class TestPager:
         Ctrl-C is for the pager, which ends when its user wants it to.
         """
         (tmp_path / "pager.py").write_text(
-            "import signal, sys\n"
+            "import signal, sys, time\n"
             "keys = []\n"
             "def pressed(*_):\n"
             "    keys.append(1)\n"
@@ -341,7 +341,8 @@ class TestPager:
             "    print('still here', flush=True)\n"
             "signal.signal(signal.SIGINT, pressed)\n"
             "print(sys.stdin.read(), flush=True)\n"
-            "while True: signal.pause()\n"
+            # signal.pause() would miss a key between the look for signals and the call.
+            "while True: time.sleep(0.01)\n"
         )
         pager = f"{sys.executable} pager.py"
         terminal = on_terminal("runs", "-F", "audit.jsonl", env={"HARKEN_PAGER": pager})
