@@ -375,7 +375,7 @@ class Desk:
 
     def fields(self, text: str | None) -> tuple[str, ...]:
         """
-        Return the names of members in a list with commas.
+        Return the names of members in a list with commas; those that no record has are warned of.
         """
         fields = tuple(filter(None, map(str.strip, (text or "").split(","))))
         self._expect(fields)

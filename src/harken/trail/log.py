@@ -240,9 +240,10 @@ class Trail:
             NotFoundError: There is none.
         """
         number = name.removeprefix("#")
+        seq = int(number) if number.isdecimal() and len(number) < _LONGEST_NUMBER else None
         found = None
-        if number.isdecimal() and len(number) < _LONGEST_NUMBER:
-            found = self._numbered(int(number))
+        if seq is not None:
+            found = self._numbered(seq)
         else:
             near = near_id(name)
             if near is not None:
@@ -250,17 +251,19 @@ class Trail:
             if found is None:
                 found = next(self.newest(Filter(ids=(name,))), None)
         if found is None or self.read(found) is None:
-            raise NotFoundError(f"there is no record {name} in {self.path}{self._why_not(number)}")
+            why = ""
+            if seq is not None and self._reaches_over(seq):
+                why = ": its line is damaged or missing; `harken verify` tells which"
+            raise NotFoundError(f"there is no record {name} in {self.path}{why}")
         return found
 
-    def _why_not(self, number: str) -> str:
-        if not number.isdecimal() or len(number) >= _LONGEST_NUMBER:
-            return ""
+    def _reaches_over(self, seq: int) -> bool:
+        """
+        Return whether there are records before and behind the number *seq*.
+        """
         newest = next(filter(None, map(self.read, self.newest())), None)
-        begun = any(0 < segment.seq <= int(number) for segment in self.files.segments)
-        if newest is None or not begun or int(number) > newest.seq:
-            return ""
-        return ": its line is damaged or missing; `harken verify` tells which"
+        begun = any(0 < segment.seq <= seq for segment in self.files.segments)
+        return begun and newest is not None and seq <= newest.seq
 
     def _numbered(self, seq: int) -> Entry | None:
         scan = Scan(Filter(after=Cursor("", seq - 1)), _ignored)
