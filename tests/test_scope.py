@@ -616,6 +616,41 @@ class TestCurrentContext:
         assert outermost() is current()
 
 
+class TestRedacted:
+    def test_once_for_all_operations(self, bus: Bus, heard: Captured) -> None:
+        """
+        What is redacted in a scope is redacted once, also for the operations in it.
+        """
+        with harken.scope(actor="agent:AKIAIOSFODNN7EXAMPLE", tenant="t-1"):
+            around = publish(bus)
+            with bus.operation(ToolStarted(tool_name="a")):
+                with bus.operation(ToolStarted(tool_name="b")):
+                    inner = publish(bus)
+                    with harken.scope(phase="review"):
+                        elsewhere = publish(bus)
+
+        assert inner.redacted_scope is around.redacted_scope
+        assert ("agent:[REDACTED:aws_access_key]", {"tenant": "t-1"}) == (
+            inner.actor,
+            dict(inner.attributes),
+        )
+        assert inner.parent_span_id is not None
+        assert (None, "review") == (inner.phase, elsewhere.phase)
+
+    def test_each_bus_its_own(self, bus: Bus, heard: Captured) -> None:
+        """
+        A bus that leaves secrets in does not get what another one has made of the scope.
+        """
+        plain = Bus(redaction=False)
+        plain.attach(Captured())
+        actor = "agent:AKIAIOSFODNN7EXAMPLE"
+        with harken.scope(actor=actor), bus.operation(ToolStarted(tool_name="a")):
+            actors = [publish(each).actor for each in (bus, plain, bus, plain)]
+        plain.close()
+
+        assert ["agent:[REDACTED:aws_access_key]", actor] * 2 == actors
+
+
 class Plain(Event, name="scopetest.plain"):
     """
     Nothing in it.

@@ -102,14 +102,14 @@ class Ids:
         """
         milliseconds, rest = divmod(time_ns, 1_000_000)
         # Two bits of variant before the 62 that are ours.
-        tail = ((self._event + seq * _STEP) & _MASK_62 | 0b10 << 62).to_bytes(8).hex()
+        tail = ((self._event + seq * _STEP) & _MASK_62 | 0b10 << 62).to_bytes(8).hex("-", 6)
         before, front = self._front
         if before != milliseconds:
             text = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
             front = f"{text[:8]}-{text[8:]}-7"
             # Put there at once, as other threads read it.
             self._front = (milliseconds, front)
-        return f"{front}{rest * 4096 // 1_000_000:03x}-{tail[:4]}-{tail[4:]}"
+        return f"{front}{rest * 4096 // 1_000_000:03x}-{tail}"
 
     def span_id(self, seq: int) -> str:
         """
@@ -172,8 +172,10 @@ class Mint:
 
     def clean(self, scope: Scope) -> Scope:
         """
-        Return *scope* with its texts redacted and bounded; made once for each scope.
+        Return a scope with the texts and attributes of *scope*, redacted and bounded; made once
+        for all that have the same.
         """
+        scope = scope.like or scope
         cleaned = scope.cleaned
         if cleaned is None or cleaned[0] is not self._encoder:
             cleaned = (self.encoder, scope.map_texts(self.encoder.texts))
@@ -243,8 +245,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     @property
     def redacted_scope(self) -> Scope:
         """
-        The same with its texts redacted and bounded: one object for all events of a scope, so
-        that a sink can remember what it made of it.
+        Its texts and attributes, redacted and bounded: one object for all events of a scope, also
+        in operations within, so that a sink can remember what it made of it.
         """
         return self._mint.clean(self._scope)
 
@@ -268,20 +270,22 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         The event's UUIDv7.
         """
-        if self._id is None:
-            force_setattr(self, "_id", self._mint.ids.event_id(self.time_ns, self.seq))
-        assert self._id is not None
-        return self._id
+        known = self._id
+        if known is None:
+            known = self._mint.ids.event_id(self.time_ns, self.seq)
+            force_setattr(self, "_id", known)
+        return known
 
     @property
     def trace_id(self) -> str:
         """
         The W3C trace id: 32 hex digits.
         """
-        if self._trace_id is None:
-            force_setattr(self, "_trace_id", self._find_trace_id())
-        assert self._trace_id is not None
-        return self._trace_id
+        known = self._trace_id
+        if known is None:
+            known = self._find_trace_id()
+            force_setattr(self, "_trace_id", known)
+        return known
 
     def _find_trace_id(self) -> str:
         if self.started is not None:
@@ -295,10 +299,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         """
         The W3C span id: a start's own, a terminal's start's, and the enclosing operation's else.
         """
-        if self._span_id is None:
-            force_setattr(self, "_span_id", self._find_span_id())
-        assert self._span_id is not None
-        return self._span_id
+        known = self._span_id
+        if known is None:
+            known = self._find_span_id()
+            force_setattr(self, "_span_id", known)
+        return known
 
     def _find_span_id(self) -> str:
         if self.started is not None:
@@ -450,10 +455,11 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         What was acted on: the type's template, filled. When a part is missing, that of the
         start, else ``unknown``.
         """
-        if self._resource is None:
-            force_setattr(self, "_resource", self._find_resource())
-        assert self._resource is not None
-        return self._resource
+        known = self._resource
+        if known is None:
+            known = self._find_resource()
+            force_setattr(self, "_resource", known)
+        return known
 
     def _find_resource(self) -> str:
         parts = _template(self.type.resource)
@@ -568,12 +574,13 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
             force_setattr(self, "_raw", raw)
 
     def _make_body(self) -> Body:
-        if self._body is None:
+        known = self._body
+        if known is None:
             encoder = self._mint.encoder
             raw = encoder.raw(self.event) if self._raw is None else self._raw
-            force_setattr(self, "_body", encoder.body(self.type, raw))
-        assert self._body is not None
-        return self._body
+            known = encoder.body(self.type, raw)
+            force_setattr(self, "_body", known)
+        return known
 
 
 def _is_plain(value: object) -> bool:

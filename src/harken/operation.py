@@ -115,7 +115,7 @@ class Operation(Generic[S]):
         )
         start = self._open.start
         self._event = cast("S", start.event)
-        self._scope = start.scope.replace(operation=start)
+        self._scope = start.scope.moved(operation=start)
         if not errors:
             return self
         try:

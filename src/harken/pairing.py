@@ -142,7 +142,7 @@ class Operations:
             if outer.run_id is None or nested:
                 parent = outer.run_id if nested else outer.parent_run_id
                 outer = outer.replace(run_id=self.new_key(), parent_run_id=parent)
-            return event, outer.replace(own_run=True)
+            return event, outer.moved(own_run=True)
         if getattr(outer, keys.scope_name) is None:
             return event, outer.replace(**{keys.scope_name: self.new_key()})
         return event, outer

@@ -76,12 +76,14 @@ from json.encoder import encode_basestring_ascii as ascii_json
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from harken.errors import HarkenError
 
 if TYPE_CHECKING:
     from harken.envelope import Envelope
     from harken.event import JSON, Event
+    from harken.scope import Scope
 
 VERSION = 1
 """The member ``v`` of every line."""
@@ -327,21 +329,9 @@ def _draft(
     attributes: Mapping[str, JSON],
     truncated: Mapping[str, tuple[int, str]],
 ) -> Draft:
-    scope = envelope.redacted_scope
-    told = _told_by(
-        scope.actor,
-        scope.correlation_id,
-        scope.session_id,
-        scope.run_id,
-        scope.parent_run_id,
-        scope.request_id,
-        scope.phase,
-        scope.on_behalf_of,
-        scope.source,
-    )
+    told = _told_by(envelope.redacted_scope)
     kind = envelope.type
-    outcome = envelope.outcome
-    trace_id = envelope.trace_id
+    outcome, trace_id = envelope.outcome, envelope.trace_id
     front = (
         f',"v":1,"id":"{envelope.id}","event_type":"{kind.name}","actor":{told.actor}'
         f',"action":{ascii_json(kind.action)},"resource":{ascii_json(envelope.resource)}'
@@ -350,17 +340,14 @@ def _draft(
         f',"correlation_id":{told.correlation_id or ascii_json(trace_id)}'
         f',"trace_id":"{trace_id}","span_id":"{envelope.span_id}"'
     )
-    parent_span_id = envelope.parent_span_id
+    parent_span_id, started = envelope.parent_span_id, envelope.started
     back = f',"parent_span_id":"{parent_span_id}"{told.ids}' if parent_span_id else told.ids
     if text := envelope.causation_id:
         back += f',"causation_id":{_quote(text)}'
-    if envelope.started is not None:
-        back += f',"started_event_id":"{envelope.started.id}"'
-    back += told.roles
-    if attributes:
-        back += f',"attributes":{_attributes_json(attributes)}'
-    back += told.source
-    back += f',"schema_version":{kind.schema_version}'
+    if started is not None:
+        back += f',"started_event_id":"{started.id}"'
+    attributed = f',"attributes":{_attributes_json(attributes)}' if attributes else ""
+    back += f'{told.roles}{attributed}{told.source},"schema_version":{kind.schema_version}'
     if redacted := envelope.redacted:
         back += f',"redacted":{_to_json(dict(redacted))}'
     if truncated:
@@ -380,31 +367,24 @@ class _Told(msgspec.Struct, frozen=True, gc=False):
     source: str
 
 
-@lru_cache(maxsize=256)
-def _told_by(
-    actor: str | None,
-    correlation_id: str | None,
-    session_id: str | None,
-    run_id: str | None,
-    parent_run_id: str | None,
-    request_id: str | None,
-    phase: str | None,
-    on_behalf_of: str | None,
-    source: str | None,
-) -> _Told:
-    # Not the scope itself: a cache would keep the operation alive that it is in.
-    return _Told(
-        ascii_json(actor or "unknown"),
-        ascii_json(correlation_id) if correlation_id else "",
-        _members(
-            session_id=session_id,
-            run_id=run_id,
-            parent_run_id=parent_run_id,
-            request_id=request_id,
-        ),
-        _members(phase=phase, on_behalf_of=on_behalf_of),
-        _members(source=source),
-    )
+def _told_by(scope: Scope) -> _Told:
+    told = scope.told
+    if not isinstance(told, _Told):
+        told = _Told(
+            ascii_json(scope.actor or "unknown"),
+            ascii_json(scope.correlation_id) if scope.correlation_id else "",
+            _members(
+                session_id=scope.session_id,
+                run_id=scope.run_id,
+                parent_run_id=scope.parent_run_id,
+                request_id=scope.request_id,
+            ),
+            _members(phase=scope.phase, on_behalf_of=scope.on_behalf_of),
+            _members(source=scope.source),
+        )
+        # Twice at once does no harm.
+        force_setattr(scope, "told", told)
+    return told
 
 
 def _members(**texts: str | None) -> str:

@@ -71,6 +71,13 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
         span_id: The span outside of harken that this scope is part of.
 
         operation: The start of the operation that the code in this scope runs in.
+
+        like: A scope with the same texts and attributes, in another operation or trace; what is
+            made of them is kept there, for both.
+
+        cleaned: A copy whose texts are redacted, and by what.
+
+        told: Of such a copy, what its texts are in a record; see `harken.record`.
     """
 
     session_id: str | None = None
@@ -91,12 +98,22 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
     own_run: bool = False
     redacted: Mapping[str, int] = _EMPTY
     cleaned: tuple[Encoder, Scope] | None = None
+    like: Scope | None = None
+    told: object = None
 
     def replace(self, **changes: object) -> Scope:
         """
         Return a copy with *changes*.
         """
-        return msgspec.structs.replace(self, cleaned=None, **changes)
+        return msgspec.structs.replace(self, cleaned=None, like=None, told=None, **changes)
+
+    def moved(self, **changes: object) -> Scope:
+        """
+        Return a copy with *changes* of where it is; its texts and attributes stay what they are.
+        """
+        return msgspec.structs.replace(
+            self, cleaned=None, like=self.like or self, told=None, **changes
+        )
 
     def map_texts(
         self, clean: Callable[[Mapping[str, object], dict[str, int]], dict[str, JSON]]
@@ -366,7 +383,7 @@ class scope:
             inner = _in_trace(inner, *self._carrier)
         if not inner.trace_id and inner.operation is None:
             trace_id = _new_trace_id()
-            inner = inner.replace(trace_id=trace_id, trace_flags=root_flags(trace_id))
+            inner = inner.moved(trace_id=trace_id, trace_flags=root_flags(trace_id))
         return inner
 
 
@@ -374,7 +391,7 @@ def _in_trace(inside: Scope, traceparent: str | None, tracestate: str | None) ->
     match = _parse(traceparent)
     if match is None:
         return inside
-    return inside.replace(
+    return inside.moved(
         trace_id=match["trace"],
         span_id=match["span"],
         trace_flags=int(match["flags"], 16),
@@ -432,7 +449,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> Scope:
     if found.trace_id:
         return found
     trace_id = _derived_trace_id(tool_trace_id)
-    return found.replace(trace_id=trace_id, trace_flags=root_flags(trace_id))
+    return found.moved(trace_id=trace_id, trace_flags=root_flags(trace_id))
 
 
 def _derived_trace_id(tool_trace_id: str) -> str:
