@@ -33,7 +33,7 @@ from unused import tool_calls
 
 from harken import Bus, Delivery, Envelope, Event, Sink, scope
 from harken.catalog import ToolCompleted, ToolStarted
-from harken.record import FIRST, from_envelope
+from harken.record import GENESIS, from_envelope
 from harken.redaction import Redactor
 from harken.sinks.audit import AuditLog
 from harken.sinks.otel import SpanRecorder
@@ -89,7 +89,7 @@ def line(envelope: Envelope[Event]) -> object:
     """
     ids(envelope)
     draft = from_envelope(envelope)
-    return draft.line(draft.time_ns, 1, "writer", 1, FIRST)
+    return draft.line(draft.time_ns, 1, "writer", 1, GENESIS)
 
 
 def system_calls(path: Path) -> Callable[[], object]:

@@ -19,10 +19,17 @@ import msgspec
 import orjson
 import pytest
 from hypothesis import given, settings, strategies as st
-from tests.test_redaction import OPTIONS, SUSPECTS
+from tests.test_redaction import OPTIONS, SECRETS, SUSPECTS
 
 from harken import JSON, Bus, Envelope, Event, content, event_types, scope
-from harken.body import MAX_ITEMS, MAX_KEY, MAX_TEXT, Encoder
+from harken.body import (
+    MAX_ATTRIBUTES,
+    MAX_ITEMS,
+    MAX_KEY,
+    MAX_SCOPE_TEXT,
+    MAX_TEXT,
+    Encoder,
+)
 from harken.catalog import (
     CommandCompleted,
     MessageAdded,
@@ -717,6 +724,45 @@ class TestEnvelopeTexts:
         assert envelope is not None
         assert ("agent:odd", str) == (envelope.actor, type(envelope.actor))
         assert "[REDACTED:github_token]" == envelope.run_id
+
+    @given(
+        st.dictionaries(
+            st.text(max_size=12) | st.sampled_from(["password", "tenant", "host"]),
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.text(max_size=20)
+            | st.sampled_from([secret for _, secret in SECRETS.values()])
+            | st.sampled_from(["x" * MAX_SCOPE_TEXT, "x" * (MAX_SCOPE_TEXT + 1), "\x7f"]),
+            max_size=4,
+        ),
+        st.sampled_from([*OPTIONS, None]),
+    )
+    def test_shortcut(self, values: dict[str, JSON], options: Any) -> None:
+        """
+        Plain short texts take a shortcut to what anything else becomes.
+        """
+        encoder = Encoder(None if options is None else Redactor(**options), frozenset())
+        found: dict[str, int] = {}
+        expected: dict[str, int] = {}
+        # A list, which becomes text, has no shortcut; nor has what stands beside it.
+        whole = encoder.texts({**values, "[]": [1]}, expected)
+
+        assert "[1]" == whole.pop("[]")
+        assert (whole, expected) == (encoder.texts(values, found), found)
+
+    def test_so_many_attributes(self) -> None:
+        """
+        With or without the shortcut so many attributes are kept, and it is said that there were
+        more.
+        """
+        encoder = Encoder(Redactor(), frozenset())
+        for odd in ("x", 0.5):
+            values = {f"a{number}": odd for number in range(MAX_ATTRIBUTES)}
+
+            assert values == encoder.texts(values, {})
+            more = encoder.texts({**values, "b": odd}, {})
+            assert {**values, "[TRUNCATED:items]": MAX_ATTRIBUTES + 1} == more
 
     def test_attributes_are_scalars(self) -> None:
         """

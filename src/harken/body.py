@@ -29,6 +29,9 @@ MAX_TEXT = 65_536
 MAX_SCOPE_TEXT = 1_024
 """Characters of one text of a scope that are kept."""
 
+MAX_ATTRIBUTES = 256
+"""Attributes of a scope that are kept, or of an event."""
+
 MAX_ITEMS = 20_000
 """Members of all containers of one event that are kept."""
 
@@ -157,10 +160,16 @@ class Encoder:
         Args:
             counts: Where the secrets that were taken out are counted, by kind.
         """
-        plain = _Plain(items=256).value(dict(values))
+        plain: dict[str, Any] = dict(values)
+        is_plain = len(plain) <= MAX_ATTRIBUTES and all(map(_stays, plain.values(), plain))
+        if not is_plain:
+            # Each has a name, too.
+            plain = _Plain(items=2 * MAX_ATTRIBUTES + 1).value(plain)
         redactor = self.redactor
         if redactor is not None and redactor.suspicious(orjson.dumps(plain)):
             plain = redactor.tree(plain, counts)
+        elif is_plain:
+            return plain
         # Cut after the redaction: half a secret is not found any more.
         return {name: _bounded(value) for name, value in plain.items()}
 
@@ -401,6 +410,19 @@ def _kept(raw: bytes) -> bytes:
     return b"%b" % raw
 
 
+def _stays(value: object, name: object) -> bool:
+    """
+    Whether nothing but a secret can have to be changed of a text of a scope, or of its *name*.
+    """
+    if not (isinstance(name, str) and name.__class__ is str and name.isascii()):
+        return False
+    if isinstance(value, str):
+        return value.__class__ is str and len(value) <= MAX_SCOPE_TEXT and value.isascii()
+    if isinstance(value, int):
+        return value.__class__ in (int, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+    return value is None
+
+
 def _bounded(value: JSON) -> JSON:
     if isinstance(value, (list, dict)):
         value = orjson.dumps(value).decode()
@@ -580,8 +602,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    escaped = "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-    return escaped, error.end
+    return "\\u" + units.hex("u", 2).replace("u", "\\u"), error.end
 
 
 codecs.register_error("harken.json", _escape)

@@ -549,6 +549,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
         if self._attributes is None and not scope:
             return body
         _ = self.attributes
+        if not scope and not self._counts:
+            return body
         return dict(sum(map(Counter, (body, scope, self._counts or {})), Counter[str]()))
 
     @property
