@@ -557,6 +557,15 @@ class TestShortWay:
             ["x" * 300, ":", {"a": 1}, "y" * 700, {"b": {"c" * 257: 1}}],
             ["x" * 300, {"a": 1}, [1.5] * 200, {"b": "y" * 2000}],
             [[]] * 200,
+            # Longer than twice as many bytes as there may be items.
+            *([["x" * 60] * 900, [1] * count] for count in range(19_090, 19_106)),
+            *(
+                [{"a": "x" * 2000}] * 30 + [{"b": ["y" * size]}]
+                for size in (MAX_TEXT, MAX_TEXT + 1)
+            ),
+            *([{"a": 'x"\\' * 700}] * 30 + [{"k" * size: 1}] for size in (MAX_KEY, MAX_KEY + 1)),
+            ["x" * (MAX_TEXT - 1) + '"', "y" * MAX_TEXT],
+            ['"' * (MAX_TEXT - 1), '"' * MAX_TEXT, '"' * (MAX_TEXT + 1)],
         ],
         ids=lambda value: f"{type(value).__name__}{len(value)}",
     )
@@ -625,6 +634,18 @@ class TestShortWay:
 
         digest = hashlib.sha256("\u00e9".encode()).hexdigest()
         assert (f"sha256:{digest}", 2340) == (body["result_digest"], body["result_size"])
+
+    def test_long_and_within_bounds(self) -> None:
+        """
+        Nor does a long conversation, of which nothing is too long by itself.
+        """
+        encoder = PlainWayIsClosed(Redactor(), CONTENT_KINDS)
+        said = [{"role": "user", "content": 'a "host"\\n, and another. ' * 100}] * 60
+        event = ToolStarted(tool_name="a", arguments={"messages": said})
+        raw = encoder.raw(event)
+
+        assert len(raw) > 2 * MAX_TEXT
+        assert said == strictly(encoder.body(describe(event), raw).full)["arguments"]["messages"]
 
     def test_outline_is_made_once(self) -> None:
         """

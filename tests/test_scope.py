@@ -623,11 +623,11 @@ class TestRedacted:
         """
         with harken.scope(actor="agent:AKIAIOSFODNN7EXAMPLE", tenant="t-1"):
             around = publish(bus)
-            with bus.operation(ToolStarted(tool_name="a")):
-                with bus.operation(ToolStarted(tool_name="b")):
-                    inner = publish(bus)
-                    with harken.scope(phase="review"):
-                        elsewhere = publish(bus)
+            outer, inside = (bus.operation(ToolStarted(tool_name=name)) for name in "ab")
+            with outer, inside:
+                inner = publish(bus)
+                with harken.scope(phase="review"):
+                    elsewhere = publish(bus)
 
         assert inner.redacted_scope is around.redacted_scope
         assert ("agent:[REDACTED:aws_access_key]", {"tenant": "t-1"}) == (

@@ -49,9 +49,6 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _QUOTE, _COMMA, _BACKSLASH, _DELETE = b'",\\\x7f'
 
-# The shortest JSON with one item more than are kept is longer, and so is that of a longer text.
-_MAX_WHOLE = min(2 * MAX_ITEMS, MAX_TEXT)
-
 
 class Body(msgspec.Struct, frozen=True, gc=False):
     """
@@ -111,9 +108,14 @@ class Encoder:
         except (TypeError, RecursionError, msgspec.MsgspecError):
             return _dumps(_Plain().value(values))
         # orjson writes NaN and the infinities as null; more nulls than Nones give them away.
-        nulls = raw.count(b"null")
-        if nulls and nulls > len([1 for value in values.values() if value is None]):
-            return _dumps(_Plain().value(values))
+        null = raw.rfind(b"null")
+        if null >= 0:
+            for value in values.values():
+                if value is None and null >= 0:
+                    # Backwards, which is the fastest search that there is for a few letters.
+                    null = raw.rfind(b"null", 0, null)
+            if null >= 0:
+                return _dumps(_Plain().value(values))
         return _kept(raw)
 
     def body(self, info: EventType, raw: bytes) -> Body:
@@ -125,7 +127,7 @@ class Encoder:
             return self.plain_body(info, raw, redactor)
         layout = _layout(info.cls)
         # Most bodies are the bytes that are there, and a digest.
-        if len(raw) <= layout.whole and (len(raw) <= layout.short or not _has_long_key(raw)):
+        if layout.is_simple and (len(raw) <= layout.short or _is_within_bounds(raw)):
             if layout.content is None:
                 return Body(_ascii(raw))
             body = layout.content.body(raw, self.capture)
@@ -296,14 +298,14 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
     What is known of the JSON of all events of a type.
 
     Attributes:
-        whole: Bytes up to which nothing in it can be too long or too many, but a key.
+        is_simple: Whether it has no content, or that is easily found.
 
-        short: Bytes up to which no key in it can be too long either.
+        short: Bytes up to which nothing in it can be too long or too many.
 
         content: Where the content is; None when the type has none.
     """
 
-    whole: int
+    is_simple: bool
     short: int
     content: _Content | None
 
@@ -314,8 +316,7 @@ def _layout(cls: type[Event]) -> _Layout:
     # A key of one character more takes that much and its quotes; each other field has its name.
     short = sum(len(name) + 4 for name in info.fields) + MAX_KEY
     content = _find_content(info) if info.content else None
-    whole = -1 if info.content and content is None else _MAX_WHOLE
-    return _Layout(whole, short, content)
+    return _Layout(content is not None or not info.content, short, content)
 
 
 def _find_content(info: EventType) -> _Content | None:
@@ -367,24 +368,38 @@ def _joined(front: bytes, back: bytes) -> bytes:
     return front.removesuffix(b",") + back
 
 
-def _has_long_key(raw: bytes) -> bool:
+def _is_within_bounds(raw: bytes) -> bool:
     """
-    Whether a key of a mapping in *raw* may be too long. False is certain.
+    Whether nothing in *raw* is too long or too many. True is certain.
     """
-    if raw.rfind(b"{") < 1:
+    # Each value stands behind one of these; and so does much in texts.
+    if len(raw) > 2 * MAX_ITEMS and sum(map(raw.count, (b",", b"[", b"{"))) >= MAX_ITEMS:
         return False
-    if _BACKSLASH in raw:
+    has_keys = raw.rfind(b"{") > 0
+    if not has_keys and len(raw) <= MAX_TEXT:
+        return True
+    if raw.rfind(b'\\"') >= 0:
         # Every quote that is left is one around a text.
         raw = raw.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
-    quote, window = 0, MAX_KEY + 2
+    if _has_longer(raw, MAX_TEXT, b""):
+        return False
+    return not (has_keys and _has_longer(raw, MAX_KEY, b":"))
+
+
+def _has_longer(raw: bytes, longest: int, behind: bytes) -> bool:
+    """
+    Whether a text in *raw* that *behind* stands behind may have more bytes than *longest*; no text
+    has quotes. False is certain.
+    """
+    quote, window = 0, longest + 2
     while quote + window < len(raw):
         found = raw.rfind(b'"', quote + 1, quote + window)
         if found < 0:
             found = raw.find(b'"', quote + window)
-            if raw[found + 1 : found + 2] == b":":
-                return True
             if found < 0:
                 return False
+            if raw.startswith(behind, found + 1):
+                return True
         quote = found
     return False
 
