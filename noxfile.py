@@ -304,6 +304,9 @@ def bench(session: nox.Session) -> None:
     if "--quick" in session.posargs:
         # Figures of a few seconds are no figures to keep.
         folder = Path(session.create_tmp()).resolve()
+    session.run(
+        "mypy", "--ignore-missing-imports", *(f"benchmarks/{name}.py" for name in BENCHMARKS)
+    )
     for script in BENCHMARKS:
         out = ("--out", str(folder / "results"))
         session.run("python", f"benchmarks/{script}.py", *out, *session.posargs)

@@ -4,8 +4,9 @@ What one audited event of about 1 KB costs its publisher, against one line of a 
 Everything of `Bus.publish()` is measured, for each durability and with redaction on and off: with
 ``process``, the record is in the kernel when it returns; with ``group``, on the disk; with
 ``async``, in a queue. The lines beside it say the same: by `logging` with python-json-logger (the
-yardstick), by structlog and by loguru. ``orjson + os.write`` is the floor: a line without a hash,
-a lock, or a look whether the file is still there.
+yardstick), by structlog and by loguru. ``orjson + os.write`` is a line without a hash, a lock, or a
+look whether the file is still there. ``by hand`` is the least Python that has these, for one event
+and no other (`by_hand.py`): what no audit log can go below.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Literal
 import loguru
 import orjson
 import structlog
+from by_hand import auditing
 from measure import Sample, begin, calling, interleaved
 from naive import file_logger
 from pythonjsonlogger.json import JsonFormatter
@@ -57,6 +59,9 @@ class FileRead(
 
     path: str
     arguments: dict[str, JSON]
+
+
+READ = FileRead(path="infra/modules/network/main.tf", arguments=ARGUMENTS)
 
 
 def by_logging(path: Path, formatter: logging.Formatter) -> Callable[[], object]:
@@ -106,8 +111,7 @@ def by_harken(bus: Bus, calls: int) -> Sample:
     """
     Return what measures publishing the event on *bus*.
     """
-    event = FileRead(path="infra/modules/network/main.tf", arguments=ARGUMENTS)
-    return calling(lambda: bus.publish(event), calls, after=lambda: bus.flush(60))
+    return calling(lambda: bus.publish(READ), calls, after=lambda: bus.flush(60))
 
 
 def main() -> int:
@@ -125,6 +129,13 @@ def main() -> int:
             "loguru": calling(by_loguru(folder / "loguru.log"), calls),
             "orjson + os.write": calling(by_hand(folder / "hand.log"), calls),
         }
+        for redaction in (False, True):
+            own = folder / f"by-hand-{redaction}"
+            own.mkdir()
+            title = f"by hand{', redacted' if redaction else ''}"
+            samples[title] = calling(
+                auditing(own / "audit.jsonl", READ, redaction=redaction), calls
+            )
         buses: list[Bus] = []
         for durability in durabilities:
             sync = durability == "group"
@@ -140,7 +151,7 @@ def main() -> int:
         for bus in buses:
             bus.close()
     for title, values in found.items():
-        if title.startswith("harken"):
+        if title.startswith(("harken", "by hand")):
             bars = BARS.get(title, {})
             results.compare(f"{title} / {YARDSTICK}", values, found[YARDSTICK], **bars)
     for title in ("structlog", "loguru", "orjson + os.write"):

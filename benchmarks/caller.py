@@ -4,7 +4,8 @@ What the publisher itself pays when all four sinks work on other threads, agains
 That is the processor time of the publishing thread per event, its construction included, for a
 point event and for the start and end of a tool call, each of about 300 bytes; beside one line of
 `logging` through python-json-logger to a file, which says as much. What the sinks do with an event
-is not in it: see `pipeline.py`. An event for nobody, and `logging` to nowhere, are the floors.
+is not in it: see `pipeline.py`. ``by hand`` puts envelope and JSON into one queue, and decides
+nothing (`by_hand.py`). An event for nobody, and `logging` to nowhere, are the floors.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from by_hand import Queueing
 from measure import begin, calling, interleaved
 from naive import ARGUMENTS, RESULT, RESULT_SIZE, SCOPE, TOOL, file_logger
 from pipeline import Harken
@@ -68,6 +70,8 @@ def main() -> int:
         null_log.propagate = False
         null_log.setLevel(logging.INFO)
         queued = Harken(folder / "queued", delivery="worker", durability="async")
+        queue = Queueing(HostSearched(**SEARCHED))
+        paired_queue = Queueing(ToolStarted(tool_call_id="", tool_name=TOOL, arguments=ARGUMENTS))
         unheard = Bus()
         fields = {**SEARCHED, **SCOPE}
 
@@ -103,6 +107,18 @@ def main() -> int:
                     "an operation around a block, two events": calling(
                         lambda: operation(next(call_ids)), calls, clock=clock, after=queued.flush
                     ),
+                    "by hand: point event": calling(
+                        lambda: queue.publish(HostSearched(**SEARCHED)),
+                        calls,
+                        clock=clock,
+                        after=queue.flush,
+                    ),
+                    "by hand: start and end, two events": calling(
+                        lambda: paired_queue.pair(next(call_ids)),
+                        calls,
+                        clock=clock,
+                        after=paired_queue.flush,
+                    ),
                     "nobody listens": calling(
                         lambda: unheard.publish(HostSearched(**SEARCHED)), calls, clock=clock
                     ),
@@ -128,6 +144,11 @@ def main() -> int:
         found["point event"],
         found["python-json-logger with orjson"],
     )
+    results.compare(
+        "by hand: point event / python-json-logger", found["by hand: point event"], line
+    )
+    halves = [value / 2 for value in found["by hand: start and end, two events"]]
+    results.compare("by hand: event of an operation / python-json-logger", halves, line)
     results.compare("nobody listens / python-json-logger", found["nobody listens"], line)
     for name, values in found.items():
         results.add(name, [value * 1e6 for value in values], "us")

@@ -3,7 +3,8 @@ What it costs to publish one event to 0, 1 and 4 inline handlers that do nothing
 
 harken is compared with `blinker.Signal.send`, psygnal, pyee, the dispatcher of llama-index and a
 bare loop of calls. The event exists already everywhere; harken's share includes the envelope with
-time, sequence number and scope. psygnal's ``emit_fast`` checks nothing and isolates nobody.
+time, sequence number and scope. psygnal's ``emit_fast`` checks nothing and isolates nobody. ``by
+hand`` makes the envelope and guards each call, without anything that a bus decides (`by_hand.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import blinker
 import psygnal
 import pyee.base
+from by_hand import handing_over
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.dispatcher import Dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
@@ -116,6 +118,12 @@ def samples(handlers: int, *, quick: bool) -> dict[str, Sample]:
         "dispatch(event)", {"dispatch": dispatcher.event, "event": BaseEvent()}, quick=quick
     )
 
+    if handlers:
+        publish = handing_over(event, [handler() for _ in range(handlers)])
+        found["by hand"] = timed(
+            "publish(event)", {"publish": publish, "event": event}, quick=quick
+        )
+
     found["bare calls"] = timed(
         "for call in calls: call(event)",
         {"calls": tuple(handler() for _ in range(handlers)), "event": event},
@@ -142,6 +150,9 @@ def main() -> int:
                 results.compare(
                     f"handlers {handlers}: harken / {name}", times["harken"], values, **bar
                 )
+        if handlers:
+            ratio = f"handlers {handlers}: by hand / blinker send"
+            results.compare(ratio, times["by hand"], times["blinker send"])
     bus = Bus()
     bus.subscribe(heard, Ping)
     names = {"publish": bus.publish, "enabled": bus.enabled, "Ping": Ping}

@@ -4,8 +4,9 @@ What one event costs on its way into an audit log, metrics, a JSON log and a spa
 The events are tool calls: each is a start and an end of about 300 bytes, and leaves two audit
 lines, a counter, a histogram, a gauge, two log lines and a span. harken's four sinks are compared
 with the same outputs composed on `blinker`, on the dispatcher of llama-index, and with plain
-function calls (`naive.py`). harken redacts, and locks its audit log against other processes; the
-others do not.
+function calls (`naive.py`). harken redacts, and locks its audit log against other processes; these
+do not. ``by hand`` is the least Python that keeps harken's promises for these two events, and for
+no others (`by_hand.py`): what no bus can go below.
 
 ``burst`` publishes as fast as it can; ``paced`` sleeps 1 ms between events, and the processor time
 of the same sleeps without events is taken off. ``cpu`` is processor time of the whole process per
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import blinker
+from by_hand import ByHand
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.dispatcher import Dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
@@ -40,7 +42,7 @@ from naive import (
 )
 from pydantic import PrivateAttr
 
-from harken import Bus, scope
+from harken import Bus, scope, trail
 from harken.catalog import ToolCompleted, ToolStarted
 from harken.sinks.audit import AuditLog
 from harken.sinks.otel import SpanRecorder
@@ -449,15 +451,19 @@ def measure(results: Results, pipelines: Mapping[str, Pipeline]) -> None:
 
 def check(pipelines: Mapping[str, Pipeline]) -> None:
     """
-    See that all of them have written the same.
+    See that all of them have written the same, and that harken's promise of a chain is kept.
     """
     written: dict[str, tuple[int, int, int]] = {}
     for name, pipeline in pipelines.items():
         pipeline.close()
-        folder = pipeline.folder if isinstance(pipeline, Harken) else None
+        folder = pipeline.folder if isinstance(pipeline, (Harken, ByHand)) else None
         if isinstance(pipeline, Functions):
             folder = pipeline.outputs.folder
         assert folder is not None
+        if isinstance(pipeline, (Harken, ByHand)):
+            chain = trail.verify(folder / "audit.jsonl").chain
+            if chain.verdict != "ok":
+                raise RuntimeError(f"{name}: {chain.message}")
         lines = [
             sum(b'"tool' in line for line in (folder / file).read_bytes().splitlines())
             for file in ("audit.jsonl", "events.log")
@@ -478,6 +484,8 @@ def main() -> int:
             "blinker": Blinker(folder / "blinker"),
             "llama-index": LlamaIndex(folder / "llama"),
             "function calls": Functions(folder / "functions"),
+            "by hand, audit inline": ByHand(folder / "by hand"),
+            "by hand, audit async": ByHand(folder / "by hand async", delayed=True),
         }
         measure(results, pipelines)
         check(pipelines)

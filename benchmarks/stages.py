@@ -5,9 +5,7 @@ The events are those of `pipeline.py`, and each row is what a bus costs that doe
 than another one did in the same round. Delivered is as in the pipeline: to the audit log inline,
 to the others in batches on the worker. What the system calls alone cost, and the digest alone, is
 measured beside it, as are the encoding and the search: no other code can be cheaper than these.
-All of that together, and the span as an object of the SDK, is the floor: what an audit record and
-a span cost when nothing is decided, paired, stamped, queued or put together; metrics and the log
-line are not even in it, and for an async audit log the writing is not, which a batch shares.
+What the whole costs when it is written out by hand is measured in `pipeline.py`.
 """
 
 from __future__ import annotations
@@ -23,16 +21,12 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from measure import Results, begin, calling, interleaved
-from naive import ARGUMENTS, RESULT, RESULT_SIZE, SCOPE, TOOL, CountingExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
-from pipeline import Blinker, burst
+from measure import Results, Sample, begin, calling, interleaved
+from naive import ARGUMENTS, SCOPE, TOOL, CountingExporter
 from unused import tool_calls
 
 from harken import Bus, Delivery, Envelope, Event, Sink, scope
-from harken.catalog import ToolCompleted, ToolStarted
+from harken.catalog import ToolStarted
 from harken.record import GENESIS, from_envelope
 from harken.redaction import Redactor
 from harken.sinks.audit import AuditLog
@@ -109,36 +103,6 @@ def system_calls(path: Path) -> Callable[[], object]:
     return call
 
 
-def floor(record: Callable[[], object]) -> Callable[[], object]:
-    """
-    Return what makes, for a tool call, only the calls into libraries that its outputs need.
-
-    Args:
-        record: What is called for each of its two records.
-    """
-    events = (
-        ToolStarted(tool_call_id="call-1", tool_name=TOOL, arguments=ARGUMENTS),
-        ToolCompleted(
-            tool_call_id="call-1", tool_name=TOOL, result=RESULT, result_size=RESULT_SIZE
-        ),
-    )
-    contents = msgspec.json.encode(ARGUMENTS), RESULT.encode()
-    encode, search = msgspec.json.Encoder().encode, Redactor().suspicious
-    attributes = {f"gen_ai.attribute.{number}": "text" for number in range(20)}
-    resource = Resource({})
-
-    def call() -> None:
-        for event, content in zip(events, contents, strict=True):
-            search(encode(event))
-            # Of the content, and of the line in the chain.
-            hashlib.sha256(content).hexdigest()
-            hashlib.sha256(LINE).hexdigest()
-            record()
-        ReadableSpan("call", SpanContext(1, 2, False), None, resource, dict(attributes))
-
-    return call
-
-
 def stages(results: Results, folder: Path) -> None:
     """
     Add what the parts cost.
@@ -160,7 +124,9 @@ def stages(results: Results, folder: Path) -> None:
         buses[name] = Bus()
         buses[name].attach(sink)
     calls = results.scaled(1500)
-    samples = {name: partial(tool_calls, bus, calls) for name, bus in buses.items()}
+    samples: dict[str, Sample] = {
+        name: partial(tool_calls, bus, calls) for name, bus in buses.items()
+    }
     digest = partial(hashlib.sha256, LINE)
     event = ToolStarted(tool_call_id="call-1", tool_name=TOOL, arguments=ARGUMENTS)
     encoder = msgspec.json.Encoder()
@@ -171,16 +137,8 @@ def stages(results: Results, folder: Path) -> None:
         ("search", partial(Redactor().suspicious, encoder.encode(event))),
     ):
         samples[name] = calling(call, 2 * calls, clock=time.process_time)
-    for name, record in (
-        ("floor inline", system_calls(folder / "floor")),
-        ("floor async", lambda: None),
-    ):
-        samples[name] = calling(floor(record), calls, clock=time.process_time)
-    naive = Blinker(folder / "naive")
-    samples["naive"] = partial(burst, naive, calls)
     with scope(**SCOPE):
         found = interleaved(samples, results.rounds)
-    naive.close()
     for bus in buses.values():
         bus.close()
     for title, name, without in (
@@ -201,10 +159,6 @@ def stages(results: Results, folder: Path) -> None:
         less = found[without] if without else [0.0] * results.rounds
         costs = [(value - base) * 1e6 for value, base in zip(found[name], less, strict=True)]
         results.add(title, costs, "us")
-    for kind in ("inline", "async"):
-        # A tool call is two events.
-        costs = [value / 2 for value in found[f"floor {kind}"]]
-        results.compare(f"the floor, audit {kind} / blinker and naive sinks", costs, found["naive"])
 
 
 def main() -> int:
