@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -646,9 +647,30 @@ class TestRedacted:
         actor = "agent:AKIAIOSFODNN7EXAMPLE"
         with harken.scope(actor=actor), bus.operation(ToolStarted(tool_name="a")):
             actors = [publish(each).actor for each in (bus, plain, bus, plain)]
+            made = {id(publish(each).redacted_scope) for each in (bus, plain, bus, plain)}
         plain.close()
 
         assert ["agent:[REDACTED:aws_access_key]", actor] * 2 == actors
+        assert 2 == len(made)
+
+    def test_keeps_no_operation_alive(self, bus: Bus, heard: Captured) -> None:
+        """
+        Jobs that each begin inside of the one before, in a trace of its own, are not kept.
+        """
+
+        def job() -> Context:
+            with harken.scope(traceparent=TRACEPARENT), bus.operation(ToolStarted(tool_name="a")):
+                publish(bus)
+                return copy_context()
+
+        context = Context()
+        for _ in range(50):
+            context = context.run(job)
+        heard.clear()
+        gc.collect()
+
+        left = [item for item in gc.get_objects() if isinstance(item, Scope) and item.operation]
+        assert len(left) < 5
 
 
 class Plain(Event, name="scopetest.plain"):

@@ -42,6 +42,10 @@ _STEP_BACK_NS = 1_000_000_000
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+MAX_CLEANED = 4
+"""Buses for which what they made of a scope is kept."""
+
+
 class Clock:
     """
     The wall clock, in nanoseconds since 1970-01-01 UTC, and the monotonic clock, of which only
@@ -176,11 +180,14 @@ class Mint:
         for all that have the same.
         """
         scope = scope.like or scope
-        cleaned = scope.cleaned
-        if cleaned is None or cleaned[0] is not self._encoder:
-            cleaned = (self.encoder, scope.map_texts(self.encoder.texts))
-            force_setattr(scope, "cleaned", cleaned)
-        return cleaned[1]
+        for encoder, cleaned in scope.cleaned:
+            if encoder is self._encoder:
+                return cleaned
+        cleaned = scope.map_texts(self.encoder.texts)
+        # Hardly ever is there more than one bus. Twice at once does no harm.
+        others = scope.cleaned[: MAX_CLEANED - 1]
+        force_setattr(scope, "cleaned", ((self.encoder, cleaned), *others))
+        return cleaned
 
 
 class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
@@ -246,7 +253,8 @@ class Envelope(msgspec.Struct, Generic[E_co], frozen=True, eq=False):
     def redacted_scope(self) -> Scope:
         """
         Its texts and attributes, redacted and bounded: one object for all events of a scope, also
-        in operations within, so that a sink can remember what it made of it.
+        in operations within, so that a sink can remember what it made of it. The rest of it, such
+        as the trace, is that of one of them.
         """
         return self._mint.clean(self._scope)
 

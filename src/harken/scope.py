@@ -75,7 +75,7 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
         like: A scope with the same texts and attributes, in another operation or trace; what is
             made of them is kept there, for both.
 
-        cleaned: A copy whose texts are redacted, and by what.
+        cleaned: Copies whose texts are redacted, and by what; the latest first.
 
         told: Of such a copy, what its texts are in a record; see `harken.record`.
     """
@@ -97,7 +97,7 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
     operation: Envelope[Event] | None = None
     own_run: bool = False
     redacted: Mapping[str, int] = _EMPTY
-    cleaned: tuple[Encoder, Scope] | None = None
+    cleaned: tuple[tuple[Encoder, Scope], ...] = ()
     like: Scope | None = None
     told: object = None
 
@@ -105,14 +105,14 @@ class Scope(msgspec.Struct, frozen=True, eq=False):
         """
         Return a copy with *changes*.
         """
-        return msgspec.structs.replace(self, cleaned=None, like=None, told=None, **changes)
+        return msgspec.structs.replace(self, cleaned=(), like=None, told=None, **changes)
 
     def moved(self, **changes: object) -> Scope:
         """
         Return a copy with *changes* of where it is; its texts and attributes stay what they are.
         """
         return msgspec.structs.replace(
-            self, cleaned=None, like=self.like or self, told=None, **changes
+            self, cleaned=(), like=self.like or self, told=None, **changes
         )
 
     def map_texts(
@@ -391,7 +391,9 @@ def _in_trace(inside: Scope, traceparent: str | None, tracestate: str | None) ->
     match = _parse(traceparent)
     if match is None:
         return inside
-    return inside.moved(
+    # What is like a scope in an operation would keep that for as long as it is there itself.
+    change = inside.moved if inside.operation is None else inside.replace
+    return change(
         trace_id=match["trace"],
         span_id=match["span"],
         trace_flags=int(match["flags"], 16),

@@ -14,7 +14,7 @@ import orjson
 from harken.errors import RedactionError
 from harken.event import JSON
 from harken.redaction._assignments import NEXT_SETTING, REVERSED, secrets_in
-from harken.redaction._finder import Engine, finder_of, finders
+from harken.redaction._finder import Engine, finder_of, finders, is_quick
 from harken.redaction._kinds import COMPILED, RULES, Rule
 from harken.redaction._names import is_secret_name
 from harken.redaction._values import (
@@ -221,6 +221,8 @@ class Redactor:
         Whether there is certainly nothing to redact in *text* by itself: one search instead of one
         for each kind of secret, as most texts beside a secret are none.
         """
+        if not is_quick(self._engine):
+            return False
         try:
             return not self.suspicious(orjson.dumps(text))
         except orjson.JSONEncodeError:
