@@ -1,12 +1,13 @@
 """
-The least Python that keeps the promises: harken's outputs for two types of events, and no others.
+The least Python that makes harken's outputs for the events of the benchmarks, and for no others.
 
-Each function is written out for the events of one benchmark: what a bus has to find out, decide
-or be asked for is known here, and is left out. So are queues, threads, bounds, health, rotation,
-other processes' records, secrets that are found, any payload but this one, and every option. What
-is left has to be done for each event whoever does it: an envelope, one encoding, one search for
-secrets, the digests, the lines and the system calls that `harken.record` promises, a start that
-waits for its end under a lock, and the SDK's object for a span. No bus in Python can be cheaper.
+Each function is written out for its events: what a bus has to find out, decide or be asked for is
+known here, and is left out. So are worker threads and their wake-ups, bounds, counts of drops,
+health, rotation, other processes' records, secrets that are found, any payload but this one, and
+every option; and logs and spans wait until there are 256, however long that takes. What is left
+has to be done for each event whoever does it: an envelope, one encoding, one search for secrets,
+the digests, the lines and the system calls that `harken.record` promises, a start that waits for
+its end, and the SDK's object for a span. `pipeline.py` sees to it that the outputs are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import fcntl
 import hashlib
 import itertools
 import os
-import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -28,7 +28,8 @@ import msgspec
 from naive import ARGUMENTS, RESULT, RESULT_SIZE, SCOPE, TOOL, CountingExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from harken import Bus, Envelope, Event
 from harken.catalog import ToolCompleted, ToolStarted
@@ -39,6 +40,9 @@ from harken.scope import ambient, cause
 BATCH = 256
 
 BUCKETS = [0.01 * 2**power for power in range(14)]
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("harken")
 
 _encode = msgspec.json.Encoder().encode
 _search = Redactor().suspicious
@@ -90,7 +94,7 @@ def handing_over(
             for handler in handlers:
                 try:
                     handler(envelope)
-                except ValueError as failure:
+                except Exception as failure:
                     failures.append(failure)
         finally:
             handled_over(token)
@@ -102,27 +106,30 @@ def handing_over(
 class Queueing:
     """
     Puts events, with their JSON as it was, into one queue that a thread would empty.
+
+    Args:
+        likes: Events like those that are to be published.
     """
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, *likes: Event) -> None:
         self.queue: deque[Envelope[Event]] = deque()
-        self._like = _envelope_like(event)
+        self._likes = {type(event): _envelope_like(event) for event in likes}
         self._seq = itertools.count(1).__next__
-        self._lock = threading.RLock()
-        self._bytes = 0
         self._open: dict[tuple[type, str], Envelope[Event]] = {}
 
-    def publish(self, event: Event, started: Envelope[Event] | None = None) -> Envelope[Event]:
+    def publish(
+        self, event: Event, mono_ns: int = 0, started: Envelope[Event] | None = None
+    ) -> Envelope[Event]:
         """
         Queue an event.
         """
-        like = self._like
+        like = self._likes[event.__class__]
         before = cause.get()
         envelope = Envelope(
             event,
             like.type,
             _time_ns(),
-            0,
+            mono_ns,
             self._seq(),
             like.audit,
             like.outcome,
@@ -134,11 +141,8 @@ class Queueing:
             None,
             _encode(event),
         )
-        assert envelope._raw is not None
-        with self._lock:
-            is_idle = not self.queue
-            self._bytes += len(envelope._raw)
-            self.queue.append(envelope)
+        is_idle = not self.queue
+        self.queue.append(envelope)
         if is_idle:
             self.wake()
         return envelope
@@ -153,22 +157,17 @@ class Queueing:
         Queue a start and its end, which find one another.
         """
         start = ToolStarted(tool_call_id=call_id, tool_name=TOOL, arguments=ARGUMENTS)
-        begun = self.publish(start)
-        with self._lock:
-            self._open[ToolStarted, start.tool_call_id] = begun
+        self._open[ToolStarted, start.tool_call_id] = self.publish(start, _monotonic_ns())
         end = ToolCompleted(
             tool_call_id=call_id, tool_name=TOOL, result=RESULT, result_size=RESULT_SIZE
         )
-        with self._lock:
-            known = self._open.pop((ToolStarted, end.tool_call_id), None)
-        self.publish(end, known)
+        self.publish(end, _monotonic_ns(), self._open.pop((ToolStarted, end.tool_call_id)))
 
     def flush(self) -> None:
         """
         Forget what is queued.
         """
         self.queue.clear()
-        self._bytes = 0
 
 
 class Appender:
@@ -307,12 +306,11 @@ class ByHand:
         self._start_like, self._end_like = _envelope_like(start), _envelope_like(end)
         self._ids = self._start_like._mint.ids
         self._seq = itertools.count(1).__next__
-        self._lock = threading.RLock()
         self._open: dict[tuple[type, str], tuple[Envelope[Event], str, str, str, str, int]] = {}
         self._log_fd = os.open(folder / "events.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._log_lines: list[bytes] = []
         self._spans: list[ReadableSpan] = []
-        self._resource = Resource({})
+        self._resource = Resource.create()
         self._calls: dict[tuple[str, str], int] = {(TOOL, "success"): 0}
         self._seconds = [0] * (len(BUCKETS) + 1)
         self._in_progress = 0
@@ -381,15 +379,14 @@ class ByHand:
         arguments, back = rest.split(',"arguments_digest":"","arguments_size":0')
         digest, size = f"sha256:{_sha256(arguments.encode()).hexdigest()}", len(arguments)
         back = f'"arguments_digest":"{digest}","arguments_size":{size}{back}'
-        with self._lock:
-            self._open[ToolStarted, event.tool_call_id] = (
-                envelope,
-                event_id,
-                span_id,
-                event.tool_name,
-                digest,
-                size,
-            )
+        self._open[ToolStarted, event.tool_call_id] = (
+            envelope,
+            event_id,
+            span_id,
+            event.tool_name,
+            digest,
+            size,
+        )
         stamp = rfc3339(envelope.time_ns)
         resource = f"tool:{event.tool_name}"
         audit.lines += 1
@@ -425,10 +422,9 @@ class ByHand:
         if _search(raw):
             raise RuntimeError("a secret")
         number = self._seq()
-        with self._lock:
-            begun, begun_id, span_id, tool, arguments_digest, size = self._open.pop(
-                (ToolStarted, event.tool_call_id)
-            )
+        begun, begun_id, span_id, tool, arguments_digest, size = self._open.pop(
+            (ToolStarted, event.tool_call_id)
+        )
         envelope = Envelope(
             event,
             like.type,
@@ -491,12 +487,13 @@ class ByHand:
         self._spans.append(
             ReadableSpan(
                 f"execute_tool {tool}",
-                SpanContext(self._trace, int(span_id, 16), False),
+                SpanContext(self._trace, int(span_id, 16), False, _SAMPLED),
                 None,
                 self._resource,
                 attributes,
                 start_time=begun.time_ns,
                 end_time=begun.time_ns + length_ns,
+                instrumentation_scope=_SCOPE,
             )
         )
         if len(self._spans) == BATCH:

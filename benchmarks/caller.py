@@ -4,8 +4,8 @@ What the publisher itself pays when all four sinks work on other threads, agains
 That is the processor time of the publishing thread per event, its construction included, for a
 point event and for the start and end of a tool call, each of about 300 bytes; beside one line of
 `logging` through python-json-logger to a file, which says as much. What the sinks do with an event
-is not in it: see `pipeline.py`. ``by hand`` puts envelope and JSON into one queue, and decides
-nothing (`by_hand.py`). An event for nobody, and `logging` to nowhere, are the floors.
+is not in it: see `pipeline.py`. ``by hand`` puts envelope and JSON into one queue without bounds,
+and decides nothing (`by_hand.py`). An event for nobody, and `logging` to nowhere, are the floors.
 """
 
 from __future__ import annotations
@@ -70,8 +70,11 @@ def main() -> int:
         null_log.propagate = False
         null_log.setLevel(logging.INFO)
         queued = Harken(folder / "queued", delivery="worker", durability="async")
-        queue = Queueing(HostSearched(**SEARCHED))
-        paired_queue = Queueing(ToolStarted(tool_call_id="", tool_name=TOOL, arguments=ARGUMENTS))
+        queue = Queueing(
+            HostSearched(**SEARCHED),
+            ToolStarted(tool_name=TOOL),
+            ToolCompleted(tool_name=TOOL, outcome="success"),
+        )
         unheard = Bus()
         fields = {**SEARCHED, **SCOPE}
 
@@ -114,10 +117,10 @@ def main() -> int:
                         after=queue.flush,
                     ),
                     "by hand: start and end, two events": calling(
-                        lambda: paired_queue.pair(next(call_ids)),
+                        lambda: queue.pair(next(call_ids)),
                         calls,
                         clock=clock,
-                        after=paired_queue.flush,
+                        after=queue.flush,
                     ),
                     "nobody listens": calling(
                         lambda: unheard.publish(HostSearched(**SEARCHED)), calls, clock=clock

@@ -50,11 +50,14 @@ class CountingExporter(SpanExporter):
 
     def __init__(self) -> None:
         self.count = 0
+        self.last: ReadableSpan | None = None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """
         Count *spans*.
         """
+        if spans:
+            self.last = spans[-1]
         self.count += len(spans)
         return SpanExportResult.SUCCESS
 
