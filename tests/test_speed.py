@@ -42,8 +42,8 @@ ROOM = 1.6
 """How much of a ratio's own size it may grow by noise; what costs twice as much is over it."""
 
 RATIOS = {
-    "nobody listens / blinker send": 0.40,
-    "nobody listens, sinks for other types / blinker send": 0.40,
+    "nobody listens / blinker send": 0.30,
+    "nobody listens, sinks for other types / blinker send": 0.30,
     "4 handlers / blinker send": 0.42,
     "point event for four queued sinks / log line": 0.34,
     "event of an operation for four queued sinks / log line": 0.60,
@@ -53,6 +53,8 @@ RATIOS = {
     "log line below its level / log line": 0.011,
     "event not audited / log line": 0.0012,
     "content not captured / captured": 0.82,
+    "scope of each operation / one scope": 1.5,
+    "a secret among texts / none": 6.8,
 }
 """What `python tests/test_speed.py` finds on the slowest Python and a quiet machine."""
 
@@ -85,6 +87,16 @@ class Ignoring:
 
     def write(self, batch: Sequence[Envelope[Event]], /) -> None:
         pass
+
+
+class Reading:
+    """A sink that asks each envelope for its scope."""
+
+    delivery = "inline"
+
+    def write(self, batch: Sequence[Envelope[Event]], /) -> None:
+        for envelope in batch:
+            assert envelope.redacted_scope
 
 
 class JsonFormatter(logging.Formatter):
@@ -134,6 +146,18 @@ def tool_call(bus: Bus) -> None:
     bus.publish(
         ToolCompleted(tool_call_id=start.event.tool_call_id, tool_name="search", result_size=2340)
     )
+
+
+def in_scopes(bus: Bus) -> None:
+    with bus.operation(ToolStarted(tool_name="search")):
+        bus.publish(Ping())
+
+
+def beside(bus: Bus) -> None:
+    start = bus.publish(ToolStarted(tool_name="search"))
+    assert start is not None
+    bus.publish(Ping())
+    bus.publish(ToolCompleted(tool_call_id=start.event.tool_call_id, tool_name="search"))
 
 
 def log_line(path: Path) -> Callable[[], object]:
@@ -193,8 +217,12 @@ def measure(folder: Path) -> dict[str, float]:
     quiet = LogHandler(path=folder / "quiet.log", level="error")
     silent_audit = AuditLog(folder / "silent.jsonl")
 
-    def read(bus: Bus) -> None:
-        envelope = bus.publish(ToolStarted(tool_name="search", arguments=ARGUMENTS))
+    scoped = Bus()
+    scoped.attach(Reading())
+    secret = {**ARGUMENTS, "query": "export API_KEY=abcd1234efgh5678"}
+
+    def read(bus: Bus, arguments: object = ARGUMENTS) -> None:
+        envelope = bus.publish(ToolStarted(tool_name="search", arguments=arguments))
         assert envelope is not None and envelope.body
 
     thread, process = time.thread_time, time.process_time
@@ -217,6 +245,9 @@ def measure(folder: Path) -> dict[str, float]:
         "unaudited": partial(seconds, partial(silent_audit.write, unaudited), 4, thread),
         "content": partial(seconds, partial(read, content), 200, thread),
         "no content": partial(seconds, partial(read, no_content), 200, thread),
+        "scopes": partial(seconds, partial(in_scopes, scoped), 100, thread),
+        "one scope": partial(seconds, partial(beside, scoped), 100, thread),
+        "secret": partial(seconds, partial(read, content, secret), 100, thread),
     }
     least = dict.fromkeys(samples, math.inf)
     with scope(**SCOPE):
@@ -226,7 +257,7 @@ def measure(folder: Path) -> dict[str, float]:
                 # What is left in a queue must not be worked on in somebody else's time.
                 queued.flush()
     line = least["line"]
-    for bus in (narrow, queued, audited, whole, source, content, no_content):
+    for bus in (narrow, queued, audited, whole, source, content, no_content, scoped):
         bus.close()
     return {
         "nobody listens / blinker send": least["nobody"] / least["send to nobody"],
@@ -241,6 +272,8 @@ def measure(folder: Path) -> dict[str, float]:
         "log line below its level / log line": least["quiet"] / len(batch) / line,
         "event not audited / log line": least["unaudited"] / len(batch) / line,
         "content not captured / captured": least["no content"] / least["content"],
+        "scope of each operation / one scope": least["scopes"] / least["one scope"],
+        "a secret among texts / none": least["secret"] / least["content"],
     }
 
 

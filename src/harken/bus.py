@@ -159,7 +159,6 @@ class Bus:
     def publish(
         self,
         event: E,
-        *,
         audit: bool | None = None,
         time: datetime | None = None,
         attributes: Mapping[str, JSON] | None = None,
