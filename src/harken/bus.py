@@ -227,7 +227,11 @@ class Bus:
         route.published += 1
         errors = dispatch.to_sinks(route, envelope) if route.has_sinks else None
         if route.has_handlers:
-            failures = dispatch.to_handlers(route, envelope)
+            failures = (
+                dispatch.to_handlers(route, envelope)
+                if route.handler_queues
+                else route.call_handlers(envelope)
+            )
             if failures:
                 errors = [*(errors or ()), *failures]
         if self._observers and not envelope.seq % SAMPLED and time is None:

@@ -141,20 +141,11 @@ class Dispatcher:
         Only now: a handler on another thread that answers at once must not overtake the sinks.
         """
         queues = route.handler_queues
-        errors = Queue.put_in_all(envelope, queues, self.queue_lock) if queues else None
-        token = cause.set(envelope)
-        try:
-            for call, subscription, uncounted in route.handlers:
-                try:
-                    call(envelope)
-                    subscription.delivered += uncounted
-                except Exception as error:
-                    subscription.failed(error)
-                    if subscription.required:
-                        errors = [*(errors or ()), error]
-        finally:
-            cause.reset(token)
-        return errors
+        if not queues:
+            return route.call_handlers(envelope)
+        errors = Queue.put_in_all(envelope, queues, self.queue_lock)
+        failures = route.call_handlers(envelope)
+        return [*(errors or ()), *failures] if failures else errors
 
     def say(self, event: Event) -> None:
         """

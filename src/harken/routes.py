@@ -15,7 +15,7 @@ from blinker.base import ANY, ANY_ID
 from harken.delivery import Queue
 from harken.event import Event, EventType, Outcome, OutcomeFrom, describe
 from harken.keys import Keys
-from harken.subscription import Subscription
+from harken.subscription import Subscription, caller
 
 
 class _Ordered(dict[Any, None]):
@@ -93,13 +93,15 @@ class Route:
 
         outcome: What the type declares; None when it is read from a field.
 
+        call_handlers: Calls the inline handlers, and returns what required ones raised.
+
         published: How many events went this way.
     """
 
     __slots__ = (
         "audit",
+        "call_handlers",
         "handler_queues",
-        "handlers",
         "has_handlers",
         "has_sinks",
         "is_start",
@@ -131,12 +133,13 @@ class Route:
         self.sinks = tuple((item.inline, item) for item in listeners if item.inline is not None)
         self.has_sinks = bool(self.queues or self.sinks)
         # A bare handler's calls are counted by its caller, one behind checks counts its own.
-        self.handlers = tuple(
+        handlers = tuple(
             (item.call, item, 0 if item.is_checked else 1)
             for item in listeners
             if item.queue is None and item.inline is None
         )
-        self.has_handlers = bool(self.handlers or self.handler_queues)
+        self.call_handlers = caller(handlers)
+        self.has_handlers = bool(handlers or self.handler_queues)
 
     def outcome_of_end(self, event: Event) -> Outcome:
         """

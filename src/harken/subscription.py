@@ -614,6 +614,37 @@ def watched(subscription: Subscription, handler: Handler) -> Callable[[Envelope[
     return call
 
 
+def caller(
+    handlers: Sequence[tuple[Handler, Subscription, int]],
+) -> Callable[[Envelope[Event]], list[Exception] | None]:
+    """
+    Return what calls inline *handlers*, one after the other, and returns what required ones raised.
+
+    Args:
+        handlers: What to call, for whom, and what that counts there when it succeeds.
+    """
+    # As what a function has at hand: this is the inner loop of `Bus.publish()`.
+    set_cause, reset_cause = cause.set, cause.reset
+
+    def call_all(envelope: Envelope[Event]) -> list[Exception] | None:
+        errors: list[Exception] | None = None
+        token = set_cause(envelope)
+        try:
+            for call, subscription, counted in handlers:
+                try:
+                    call(envelope)
+                    subscription.delivered += counted
+                except Exception as error:
+                    subscription.failed(error)
+                    if subscription.required:
+                        errors = [*(errors or ()), error]
+        finally:
+            reset_cause(token)
+        return errors
+
+    return call_all
+
+
 def batch_writer(
     subscription: Subscription, write: Callable[[Sequence[Envelope[Event]]], None]
 ) -> Callable[[list[Envelope[Event]]], Exception | None]:
