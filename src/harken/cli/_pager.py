@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -71,17 +72,16 @@ class _Pages:
         sys.stdout = _Paged(process.stdin, encoding=encoding, errors="backslashreplace")
 
     def close(self) -> None:
-        # Who reads may have seen enough.
-        with suppress(BrokenPipeError):
-            sys.stdout.close()
-        sys.stdout = self._before
-        while True:
-            try:
-                self._process.wait()
-            except KeyboardInterrupt:
-                # That is for the pager, which decides when it ends.
-                continue
-            return
+        # Ctrl-C is for the pager now, which decides when it ends.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            # Who reads may have seen enough.
+            with suppress(BrokenPipeError):
+                sys.stdout.close()
+            sys.stdout = self._before
+            self._process.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 class _Paged(TextIOWrapper):
