@@ -47,7 +47,7 @@ MAX_INTEGER = 2**53 - 1
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-_QUOTE, _COMMA, _BACKSLASH, _DELETE = b'",\\\x7f'
+_QUOTE, _BACKSLASH, _DELETE = b'"\\\x7f'
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
